@@ -1,0 +1,206 @@
+"""QTHA, the adapter of one layer and its PEFT tuner (arXiv 2503.12790).
+
+    z = (A MPO_A) dropout(x);  q = core(z);  h = C z + Q q  or  (C z) * q;  update = (alpha / r) (MPO_B B) h
+
+Both products in brackets are linear and independent of the rows, so they are contracted to dense r x d matrices
+once a step: a row then costs what LoRA costs, and the circuit.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import Tensor, nn
+
+from qpeft.adapters.base import AdapterLinear, AdapterModel
+from qpeft.adapters.config import QthaConfig
+from qpeft.adapters.sizes import choose_sizes
+from qpeft.adapters.together import prepare_in_forward
+from qpeft.backends import BoundCircuit
+from qpeft.errors import MergeError
+from qpeft.layers import FourierCore, MlpCore, QuantumLayer, TensorTrain
+from qpeft.layers.quantum import bind_each
+from qpeft.layers.tensor_train import contract_each
+from qpeft.layers.weight_cache import WeightCache
+
+
+@dataclass(frozen=True)
+class Contracted:
+    """What depends on an adapter's weights alone: down (r, d_in), up (r, d_out), bound circuits."""
+
+    down: Tensor
+    up: Tensor
+    circuits: BoundCircuit | None
+
+
+class QthaAdapter(nn.Module):
+    """The trained part of one adapted layer: rows of x in, rows of the update out.
+
+    Args:
+        config: The method's options.
+        d_in: Input width of the adapted layer.
+        d_out: Output width of the adapted layer.
+        r: Rank of this layer.
+
+    Raises:
+        ConfigError: The options do not fit this layer.
+    """
+
+    def __init__(self, config: QthaConfig, d_in: int, d_out: int, r: int):
+        super().__init__()
+        sizes = choose_sizes(config, d_in, d_out, r)
+        width, bond_dim = sizes.inner_width, sizes.bond_dim
+        self.scaling = config.scaling_of(r)
+        self.is_hadamard = config.fusion == "hadamard"
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.down = TensorTrain(d_in, width, sizes.in_modes, sizes.inner_modes, bond_dim)
+        self.up = TensorTrain(d_out, width, sizes.out_modes, sizes.inner_modes, bond_dim)
+        self.A = nn.Parameter(torch.empty(r, width))
+        self.B = nn.Parameter(torch.empty(width, r))
+        self.C = nn.Parameter(torch.empty(r, r))
+        self.core = build_core(config, r)
+        has_q = self.core is not None and not self.is_hadamard
+        self.Q = nn.Parameter(torch.empty(r, r)) if has_q else None
+        self.shape_key = (d_in, d_out, r, sizes, repr(self.core), self.is_hadamard, self.scaling)
+        self.prepared: Contracted | None = None
+        self._cache: WeightCache[Contracted] = WeightCache()
+        self.reset_parameters(is_neutral=config.init_weights)
+
+    def reset_parameters(self, *, is_neutral: bool = True) -> None:
+        """Draw all weights; `is_neutral` makes the update exactly zero."""
+        self.down.reset_parameters()
+        self.up.reset_parameters(is_zero=is_neutral)
+        for matrix in (self.A, self.B, self.C, self.Q):
+            if matrix is not None:
+                nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+        if self.core is not None:
+            self.core.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the update (..., d_out) for x (..., d_in)."""
+        now = self.prepared if self.prepared is not None and not _is_checkpointed() else None
+        now = now or self.recall() or self.contract([self])[0]
+        z = nn.functional.linear(self.dropout(x), now.down.to(x.dtype))  # (..., r)
+        h = self._mix(z, now.circuits)
+        return h @ now.up.to(h.dtype)
+
+    def recall(self) -> Contracted | None:
+        """Return what an earlier forward contracted, if no weight has changed since."""
+        return None if self.training else self._cache.get(self._weights())
+
+    @staticmethod
+    def contract(adapters: Sequence["QthaAdapter"]) -> list[Contracted]:
+        """Contract adapters with equal `shape_key`, all in the same operations."""
+        first = adapters[0]
+        # Under autocast these few products would lose the precision that the weights are kept in.
+        with torch.autocast(first.A.device.type, enabled=False):
+            down = contract_each([a.down for a in adapters], torch.stack([a.A for a in adapters]))
+            scaled = torch.stack([a.B for a in adapters]).mT * first.scaling
+            up = contract_each([a.up for a in adapters], scaled)
+            cores = [a.core for a in adapters if isinstance(a.core, QuantumLayer)]
+            circuits = bind_each(cores) if cores else [None] * len(adapters)
+        made = [Contracted(*parts) for parts in zip(down.unbind(), up.unbind(), circuits, strict=True)]
+        for adapter, contracted in zip(adapters, made, strict=True):
+            if not adapter.training:
+                adapter._cache.put(adapter._weights(), contracted)
+        return made
+
+    def _weights(self) -> list[Tensor]:
+        return [*self.parameters(), *self.buffers()]
+
+    def _mix(self, z: Tensor, circuits: BoundCircuit | None) -> Tensor:
+        """Return h (..., r): what the dense branch and the core's branch make of z."""
+        if self.core is None:
+            return nn.functional.linear(z, self.C.to(z.dtype))
+        if isinstance(self.core, QuantumLayer) and circuits is not None:
+            q = self.core.evaluate(circuits, z).to(z.dtype)
+        else:
+            q = self.core(z).to(z.dtype)
+        if self.Q is None:
+            return nn.functional.linear(z, self.C.to(z.dtype)) * q
+        mixing = torch.cat([self.C, self.Q], dim=1).to(z.dtype)
+        return nn.functional.linear(torch.cat([z, q], dim=-1), mixing)
+
+
+def build_core(config: QthaConfig, r: int) -> QuantumLayer | MlpCore | FourierCore | None:
+    """Return what computes q from z: the circuit, or the control that stands in its place."""
+    if config.core == "none":
+        return None
+    if config.core == "mlp":
+        return MlpCore(r, 2 * config.n_layers, config.groups)
+    circuit = QuantumLayer(
+        r,
+        config.n_layers,
+        config.ansatz,
+        config.groups,
+        config.angle_map,
+        config.angle_init,
+        is_entangled=config.core != "product",
+        is_trained=config.core != "frozen",
+        backend=config.backend,
+    )
+    if config.core == "fourier":
+        return FourierCore(r, circuit.circuit.n_uploads(), config.groups)
+    return circuit
+
+
+def _is_checkpointed() -> bool:
+    """Return whether hooks on saved tensors are active: this pass may be computed again in backward.
+
+    The second time must save the same tensors as the first, so the weights are contracted both times.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+class QthaLinear(AdapterLinear):
+    """A linear layer with QTHA adapters beside it."""
+
+    adapter_layer_names = ("qtha_adapter",)
+
+    def __init__(self, base_layer: nn.Module, **kwargs: Any):
+        super().__init__(base_layer, **kwargs)
+        self.qtha_adapter = nn.ModuleDict()
+
+    @property
+    def adapters(self) -> nn.ModuleDict:
+        """The adapter modules by adapter name."""
+        return self.qtha_adapter
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse, without touching a weight.
+
+        Raises:
+            MergeError: Always: the update is not linear in x.
+        """
+        self.check_merge()
+
+    def check_merge(self) -> None:
+        """Raise MergeError: the update is not linear in x."""
+        raise MergeError(
+            "Cannot merge a QTHA adapter into the base weights: its circuit makes the update "
+            "non-linear in x, so no weight matrix equals it. Keep the adapter beside the base model "
+            "(save_pretrained / PeftModel.from_pretrained), or replace the circuit by its exact "
+            "classical surrogate, which is served without any quantum device."
+        )
+
+
+class QthaModel(AdapterModel):
+    """The PEFT tuner of QTHA; made by `get_peft_model(model, QthaConfig(...))`."""
+
+    prefix = "qtha_"
+    tuner_layer_cls = QthaLinear
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        prepare_in_forward(model)
+
+    def build_adapter(self, config: Any, d_in: int, d_out: int, module_name: str) -> nn.Module:
+        """Return the adapter of one layer."""
+        return QthaAdapter(config, d_in, d_out, config.rank_of(module_name))
+
+    def build_layer(self, base_layer: nn.Module, **kwargs: Any) -> AdapterLinear:
+        """Return the layer that takes a base layer's place."""
+        return QthaLinear(base_layer, **kwargs)

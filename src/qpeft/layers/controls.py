@@ -1,0 +1,80 @@
+"""What stands in the circuit's place in the controls: a small network, or free Fourier coefficients."""
+
+import torch
+from torch import Tensor, nn
+
+from qpeft.backends.fourier import trigonometric_features
+from qpeft.errors import ConfigError
+
+MAX_COEFFICIENTS = 100_000
+
+
+class MlpCore(nn.Module):
+    """q = W2 silu(W1 z) in each group: exactly as many parameters as the circuit has angles.
+
+    Args:
+        width: r, inputs and outputs.
+        n_hidden: Hidden units a group; 2 L gives the 4 r L parameters of an L-layer circuit.
+        groups: Blocks that do not interact.
+    """
+
+    def __init__(self, width: int, n_hidden: int, groups: int = 1):
+        super().__init__()
+        self.groups = groups
+        self.W1 = nn.Parameter(torch.empty(groups, width // groups, n_hidden))
+        self.W2 = nn.Parameter(torch.empty(groups, n_hidden, width // groups))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw both matrices with the variance of their fan-in."""
+        for matrix in (self.W1, self.W2):
+            nn.init.normal_(matrix, std=matrix.shape[1] ** -0.5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (..., width) for inputs (..., width)."""
+        rows = inputs.to(self.W1.dtype).reshape(-1, self.groups, self.W1.shape[1]).transpose(0, 1)
+        hidden = nn.functional.silu(rows @ self.W1)
+        return (hidden @ self.W2).transpose(0, 1).reshape(inputs.shape)
+
+
+class FourierCore(nn.Module):
+    """q_k = sum over P in {1, cos, sin, ...}^n of c[P, k] prod_i P_i(z_i), with free coefficients.
+
+    It contains every circuit of n qubits into which the data enter L times: frequencies up to L on each
+    input, (2 L + 1)^n coefficients an output (Schuld et al., arXiv 2008.08605).
+
+    Args:
+        width: r, inputs and outputs.
+        n_uploads: L, how often the circuit that it controls takes the data.
+        groups: Blocks of width / groups inputs that do not interact.
+
+    Raises:
+        ConfigError: More than 100,000 coefficients.
+    """
+
+    def __init__(self, width: int, n_uploads: int = 1, groups: int = 1):
+        super().__init__()
+        n = width // groups
+        n_terms = (2 * n_uploads + 1) ** n
+        if groups * n_terms * n > MAX_COEFFICIENTS:
+            raise ConfigError(
+                f"core='fourier' would need {groups * n_terms * n} coefficients a layer (the limit "
+                f"is {MAX_COEFFICIENTS}). Use more groups, n_layers=1 or ansatz='encode_once'."
+            )
+        self.groups, self.n_uploads = groups, n_uploads
+        self.coefficients = nn.Parameter(torch.empty(groups, n_terms, n))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw coefficients so that an output has variance 2^-n over uniform inputs."""
+        n = self.coefficients.shape[-1]
+        # Over uniform inputs the squared features sum to (1 + L)^n.
+        nn.init.normal_(self.coefficients, std=(2 * (1 + self.n_uploads)) ** (-n / 2))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (..., width) for inputs (..., width)."""
+        n = self.coefficients.shape[-1]
+        rows = inputs.to(self.coefficients.dtype).reshape(-1, self.groups, n).transpose(0, 1)
+        values = trigonometric_features(rows, self.n_uploads) @ self.coefficients
+        return values.transpose(0, 1).reshape(inputs.shape)
+
