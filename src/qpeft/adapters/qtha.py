@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from qpeft.adapters.base import AdapterLinear, AdapterModel
 from qpeft.adapters.config import QthaConfig
 from qpeft.adapters.sizes import choose_sizes
-from qpeft.adapters.together import prepare_in_forward
+from qpeft.adapters.together import prepare_in_forward, stop_preparing
 from qpeft.backends import BoundCircuit
+from qpeft.circuits import build_ansatz
 from qpeft.errors import MergeError
 from qpeft.layers import FourierCore, MlpCore, QuantumLayer, TensorTrain
 from qpeft.layers.quantum import bind_each
@@ -89,7 +90,12 @@ class QthaAdapter(nn.Module):
 
     def recall(self) -> Contracted | None:
         """Return what an earlier forward contracted, if no weight has changed since."""
-        return None if self.training else self._cache.get(self._weights())
+        if self.training:
+            # Not every trainer's writes advance the version counters by which the cache sees a change
+            # (FSDP's do not), so what was kept for evaluation ends with the next training pass.
+            self._cache.clear()
+            return None
+        return self._cache.get(self._weights())
 
     @staticmethod
     def contract(adapters: Sequence["QthaAdapter"]) -> list[Contracted]:
@@ -126,25 +132,31 @@ class QthaAdapter(nn.Module):
 
 
 def build_core(config: QthaConfig, r: int) -> QuantumLayer | MlpCore | FourierCore | None:
-    """Return what computes q from z: the circuit, or the control that stands in its place."""
+    """Return what computes q from z: the circuit, or the control that stands in its place.
+
+    Raises:
+        ConfigError: The circuit is too large for the backend.
+    """
     if config.core == "none":
         return None
+    n, is_entangled = r // config.groups, config.core != "product"
+    circuit = build_ansatz(config.ansatz, n, config.n_layers, is_entangled=is_entangled)
     if config.core == "mlp":
-        return MlpCore(r, 2 * config.n_layers, config.groups)
-    circuit = QuantumLayer(
+        # n inputs, n outputs and h hidden units have 2 n h parameters: as many as there are angles.
+        return MlpCore(r, circuit.n_weights // (2 * n), config.groups)
+    if config.core == "fourier":
+        return FourierCore(r, circuit.n_uploads(), config.groups)
+    return QuantumLayer(
         r,
         config.n_layers,
         config.ansatz,
         config.groups,
         config.angle_map,
         config.angle_init,
-        is_entangled=config.core != "product",
+        is_entangled=is_entangled,
         is_trained=config.core != "frozen",
         backend=config.backend,
     )
-    if config.core == "fourier":
-        return FourierCore(r, circuit.circuit.n_uploads(), config.groups)
-    return circuit
 
 
 def _is_checkpointed() -> bool:
@@ -196,6 +208,12 @@ class QthaModel(AdapterModel):
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         prepare_in_forward(model)
+
+    def unload(self) -> nn.Module:
+        """Return the base model as it was, without any module or hook of ours."""
+        model: nn.Module = super().unload()
+        stop_preparing(model)
+        return model
 
     def build_adapter(self, config: Any, d_in: int, d_out: int, module_name: str) -> nn.Module:
         """Return the adapter of one layer."""

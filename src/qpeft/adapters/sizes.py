@@ -90,11 +90,7 @@ def n_core_parameters(config: QthaConfig, r: int) -> int:
     if config.core in ("none", "frozen"):
         return 0
     n = r // config.groups
-    if config.core == "mlp":
-        return 4 * r * config.n_layers
-    circuit = build_ansatz(
-        config.ansatz, n, config.n_layers, is_entangled=config.core == "quantum"
-    )
+    circuit = build_ansatz(config.ansatz, n, config.n_layers, is_entangled=config.core != "product")
     if config.core == "fourier":
         return r * (2 * circuit.n_uploads() + 1) ** n
     return config.groups * circuit.n_weights

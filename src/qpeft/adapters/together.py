@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from qpeft.adapters.base import AdapterLinear
 
@@ -31,10 +32,23 @@ class Preparable(Protocol):
 
 
 def prepare_in_forward(model: nn.Module) -> None:
-    """Install the two hooks on a model; harmless when repeated."""
-    if _prepare not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_prepare)
-        model.register_forward_hook(_forget, always_call=True)
+    """Install the two hooks on a model and on the backbone below its head; harmless when repeated.
+
+    A loss that computes the logits of few positions only calls the backbone by itself.
+    """
+    backbone = model.base_model if isinstance(model, PreTrainedModel) else model
+    for module in dict.fromkeys([model, backbone]):
+        if _prepare not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_prepare)
+            module.register_forward_hook(_forget, always_call=True)
+
+
+def stop_preparing(model: nn.Module) -> None:
+    """Take the two hooks off a model, if it has them."""
+    for hooks, ours in ((model._forward_pre_hooks, _prepare), (model._forward_hooks, _forget)):
+        for key in [key for key, hook in hooks.items() if hook is ours]:
+            del hooks[key]
+            model._forward_hooks_always_called.pop(key, None)
 
 
 def _prepare(model: nn.Module, args: Any) -> None:
@@ -45,6 +59,8 @@ def _prepare(model: nn.Module, args: Any) -> None:
         weight = next(adapter.parameters())
         if type(weight) is not nn.Parameter or weight.numel() == 0:
             continue  # sharded or replicated: its values are not here, or not a leaf
+        if adapter.prepared is not None:
+            return  # the pass of a model around this one has prepared all
         adapter.prepared = adapter.recall()
         if adapter.prepared is None:
             groups[adapter.shape_key, weight.device, weight.dtype, adapter.training].append(adapter)

@@ -20,19 +20,26 @@ from torch import Tensor
 from qpeft.circuits import Circuit, Gate, Input, Weight
 from qpeft.circuits.gates import GATES
 
-# Fixed one-qubit matrices. `TO_Y` turns the Z axis into the Y axis: TO_Y Z TO_Y^-1 = Y.
 _SQRT_HALF = math.sqrt(0.5)
+
+
+def _constant(entries: list[list[complex]]) -> Tensor:
+    # The device is given because this module may be imported inside someone's `torch.device(...)`.
+    return torch.tensor(entries, dtype=torch.complex128, device="cpu")
+
+
+# Fixed one-qubit matrices. `TO_Y` turns the Z axis into the Y axis: TO_Y Z TO_Y^-1 = Y.
 FIXED_MATRICES = {
-    "I": torch.tensor([[1, 0], [0, 1]], dtype=torch.complex128),
-    "H": torch.tensor([[1, 1], [1, -1]], dtype=torch.complex128) * _SQRT_HALF,
-    "TO_Y": torch.tensor([[1, 1], [1j, -1j]], dtype=torch.complex128) * _SQRT_HALF,
-    "FROM_Y": torch.tensor([[1, -1j], [1, 1j]], dtype=torch.complex128) * _SQRT_HALF,
+    "I": _constant([[1, 0], [0, 1]]),
+    "H": _constant([[1, 1], [1, -1]]) * _SQRT_HALF,
+    "TO_Y": _constant([[1, 1], [1j, -1j]]) * _SQRT_HALF,
+    "FROM_Y": _constant([[1, -1j], [1, 1j]]) * _SQRT_HALF,
 }
 # -i P for each Pauli axis: R_P(t) = cos(t/2) I + sin(t/2) (-i P).
 GENERATORS = {
-    "X": torch.tensor([[0, -1j], [-1j, 0]], dtype=torch.complex128),
-    "Y": torch.tensor([[0, -1], [1, 0]], dtype=torch.complex128),
-    "Z": torch.tensor([[-1j, 0], [0, 1j]], dtype=torch.complex128),
+    "X": _constant([[0, -1j], [-1j, 0]]),
+    "Y": _constant([[0, -1], [1, 0]]),
+    "Z": _constant([[-1j, 0], [0, 1j]]),
 }
 
 

@@ -90,7 +90,7 @@ def _kronecker(left: Tensor, right: Tensor) -> Tensor:
 
 
 _MATRICES: dict[str, Tensor] = {
-    name: torch.tensor(entries, dtype=torch.complex128)
+    name: torch.tensor(entries, dtype=torch.complex128, device="cpu")
     for name, entries in {
         "I": [[1, 0], [0, 1]],
         "X": [[0, 1], [1, 0]],

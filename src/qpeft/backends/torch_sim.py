@@ -70,11 +70,13 @@ class _SharedOperators:
     def __init__(self, circuit: Circuit, observables: tuple[ZProduct, ...], weights: Tensor):
         self.circuit, self.observables, self.weights = circuit, observables, weights
         self.n_blocks = math.prod(weights.shape[1:-1])
-        self.made: dict[tuple[str, torch.dtype], list[list[Step]]] = {}
+        self.made: dict[tuple[str, torch.dtype, bool], list[list[Step]]] = {}
 
     def steps(self, index: int, form: str, compiled: "_Compiled") -> list[Step]:
         """Return the steps of one entry; for "polynomial" a single one with the coefficients."""
-        key = (form, compiled.dtype)
+        # Whether autograd records is a part of the key: one entry may be used where it does not (a
+        # frozen tower, a checkpoint) before another is used where it must.
+        key = (form, compiled.dtype, torch.is_grad_enabled())
         if key not in self.made:
             n_blocks = len(self.weights) * self.n_blocks
             weights = self.weights.to(compiled.dtype).reshape(n_blocks, self.circuit.n_weights)
@@ -168,6 +170,7 @@ def _compiled(
     circuit: Circuit, observables: tuple[ZProduct, ...], device: torch.device, dtype: torch.dtype
 ) -> _Compiled:
     """Compile a circuit once."""
-    # Constants are made outside of any inference mode, so that training can use them later.
-    with torch.inference_mode(False), torch.no_grad():
+    # Constants are made outside of any inference mode, so that training can use them later, and of
+    # any `torch.device(...)` around the caller.
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         return _Compiled(circuit, observables, device, dtype)

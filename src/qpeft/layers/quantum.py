@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qpeft.backends import BoundCircuit, get_backend
+from qpeft.backends.base import check_fit
 from qpeft.circuits import build_ansatz, z_on_each
 from qpeft.errors import ConfigError, did_you_mean
 
@@ -35,7 +36,8 @@ class QuantumLayer(nn.Module):
         backend: A key of `qpeft.backends.BACKENDS`.
 
     Raises:
-        ConfigError: An option is unknown or `groups` does not divide `width`.
+        ConfigError: An option is unknown, `groups` does not divide `width`, or the backend does not
+            take as many qubits.
 
     Example:
         >>> layer = QuantumLayer(4)
@@ -78,6 +80,7 @@ class QuantumLayer(nn.Module):
             self.angles = nn.Parameter(angles)
         else:
             self.register_buffer("angles", angles)
+        check_fit(get_backend(backend), self.circuit, self.angles)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

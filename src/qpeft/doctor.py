@@ -1,0 +1,86 @@
+"""Looks at this environment: what is installed, what is missing and how to get it."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from qpeft import autoload
+
+CORE = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "safetensors")
+EXTRAS = {
+    "reasoning-gym": ("tasks", "tasks by name in a recipe's data"),
+    "gguf": ("gguf", "base models in GGUF files, the demo model among them"),
+    "tensorboard": ("tensorboard", "training.loggers: [tensorboard]"),
+    "bitsandbytes": ("quantization", "base models in 8 or 4 bit"),
+    "pennylane": ("bench", "benchmarks against PennyLane"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Args:
+        name: What it is.
+        found: Its version or state; empty if it is not there.
+        note: What it is for, and what to do if it is missing.
+        is_fine: False if qpeft cannot work so, None if only a part of it cannot.
+    """
+
+    name: str
+    found: str
+    note: str
+    is_fine: bool | None
+
+
+def examine() -> list[Finding]:
+    """Return what was found, in the order in which it should be read."""
+    findings = [Finding("python", platform.python_version(), platform.platform(), True)]
+    findings += [_package(name, "needed: pip install qpeft", is_core=True) for name in CORE]
+    for name, (extra, purpose) in EXTRAS.items():
+        note = f"{purpose}; pip install 'qpeft[{extra}]'"
+        findings.append(_package(name, note, is_core=False))
+    findings += [_device(), _precision(), _registration()]
+    findings.append(
+        Finding(
+            "autoload",
+            "on" if autoload.is_on() else "off",
+            "PEFT knows qtha without `import qpeft`; qpeft autoload on",
+            True,
+        )
+    )
+    offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE")
+    findings.append(Finding("hub", "offline" if offline else "allowed", "HF_HUB_OFFLINE", True))
+    return findings
+
+
+def _package(name: str, note: str, *, is_core: bool) -> Finding:
+    try:
+        return Finding(name, version(name), note, True)
+    except PackageNotFoundError:
+        return Finding(name, "", note, False if is_core else None)
+
+
+def _device() -> Finding:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        note = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        return Finding("device", "cpu", note, True)
+    return Finding("device", str(accelerator), f"{torch.accelerator.device_count()} of them", True)
+
+
+def _precision() -> Finding:
+    from qpeft.training.models import best_device, choose_dtype
+
+    dtype, reason = choose_dtype("auto", best_device())
+    return Finding("dtype: auto", str(dtype).removeprefix("torch."), reason, True)
+
+
+def _registration() -> Finding:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    is_known = "QTHA" in {str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+    return Finding("qtha in PEFT", "registered" if is_known else "", "import qpeft", is_known)

@@ -1,0 +1,287 @@
+"""One arm's training: TRL's SFTTrainer, fed with our tokens, with a cheaper loss on CPU.
+
+Every arm sees the same batches in the same order: the sampler is seeded by the recipe and takes
+nothing from the generator that draws the adapter's weights. Ctrl-C ends the step that is running,
+writes a checkpoint and stops; a second one stops at once.
+"""
+
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import datasets
+import torch
+from peft import PeftModel
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig, SFTTrainer
+
+from qpeft.errors import QpeftError
+from qpeft.recipe import Recipe, TrainingSpec
+from qpeft.training.adapting import quiet_libraries
+from qpeft.training.encoding import EncodedSplit, pad_token_id
+from qpeft.training.losses import IGNORED, completion_loss_sum, is_prompt_learning
+from qpeft.training.record import MetricsLog
+from qpeft.training.reporter import Reporter
+
+
+def make_trainer(
+    recipe: Recipe,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, EncodedSplit],
+    folder: Path,
+    *,
+    n_steps: int,
+    callbacks: list[TrainerCallback],
+    first_step: int = 0,
+) -> SFTTrainer:
+    """Return the trainer of one arm.
+
+    Args:
+        recipe: The resolved recipe.
+        model: The base model with the arm's fresh adapter.
+        tokenizer: The base model's tokenizer.
+        splits: The encoded `train` and `validation` parts; the latter may be empty.
+        folder: Where checkpoints and the loggers' files go.
+        n_steps: Optimiser steps.
+        callbacks: What watches the training.
+        first_step: The step of the checkpoint that the training will go on from.
+    """
+    spec = recipe.training
+    validation = splits["validation"]
+    has_validation = bool(validation.rows)
+    stopping = spec.early_stopping if has_validation else None
+    if stopping is not None:
+        callbacks = [*callbacks, EarlyStoppingCallback(early_stopping_patience=stopping)]
+    if "tensorboard" in spec.loggers:
+        callbacks = [*callbacks, _tensorboard(folder.parent / "tensorboard", first_step)]
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_token_id(tokenizer))
+    with quiet_libraries():
+        trainer = _Trainer(
+            model=model,
+            args=_training_config(recipe, model, folder, n_steps, has_validation, stopping),
+            train_dataset=_dataset(splits["train"], spec),
+            eval_dataset=_dataset(validation, spec) if has_validation else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class Watch(TrainerCallback):
+    """Writes metrics.jsonl, tells the reporter, and stops when the loss is no number.
+
+    Args:
+        log: The arm's metrics.
+        reporter: Told of every step and validation.
+        n_steps: Optimiser steps of the arm.
+        has_validation: Whether there is a validation loss to take at the last step.
+    """
+
+    def __init__(
+        self, log: MetricsLog, reporter: Reporter, n_steps: int, *, has_validation: bool
+    ) -> None:
+        self._log = log
+        self._reporter = reporter
+        self._n_steps = n_steps
+        self._has_validation = has_validation
+        self._began = time.monotonic() - log.seconds
+
+    def on_step_end(
+        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for a validation at the last step, whatever the interval."""
+        if self._has_validation and state.global_step >= self._n_steps:
+            control.should_evaluate = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Record one step or one validation."""
+        logs = logs or {}
+        row: dict[str, Any] = {"step": state.global_step}
+        if "loss" in logs:
+            row |= {
+                "loss": logs["loss"],
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": logs.get("grad_norm"),
+                "tokens": int(logs["num_input_tokens_seen"]),
+            }
+        elif "eval_loss" in logs:
+            row["validation_loss"] = logs["eval_loss"]
+        else:
+            return
+        row["seconds"] = round(time.monotonic() - self._began, 3)
+        loss = row.get("loss", row.get("validation_loss", 0.0))
+        if not math.isfinite(loss):
+            raise QpeftError(
+                f"The loss is {loss} at step {state.global_step}. "
+                f"Lower training.learning_rate ({args.learning_rate}) or training.max_grad_norm."
+            )
+        self._log.append(row)
+        if "loss" in row:
+            self._reporter.step(state.global_step, self._n_steps, row["loss"], row["learning_rate"])
+        else:
+            self._reporter.validation(state.global_step, row["validation_loss"])
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Turns Ctrl-C into: finish this step, write a checkpoint, stop.
+
+    A second Ctrl-C raises KeyboardInterrupt as usual. `is_interrupted` says whether it happened.
+    """
+
+    def __init__(self) -> None:
+        self.is_interrupted = False
+        self._previous: Any = None
+
+    def on_train_begin(
+        self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any
+    ) -> None:
+        """Take over the signal; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._note)
+
+    def on_step_end(
+        self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Save and stop if the signal came."""
+        if self.is_interrupted:
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Give the signal back to whoever had it before."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+
+    def _note(self, _signal_number: int, _frame: FrameType | None) -> None:
+        self.is_interrupted = True
+        self.restore()
+
+
+class _Trainer(SFTTrainer):
+    """SFTTrainer whose loss on CPU takes logits at the completion's positions only.
+
+    TRL's own scores, on every device without Triton, all positions against the whole vocabulary
+    in chunks, twice, and computes entropy and accuracy beside them. On a GPU it is compact, so it
+    is used there.
+    """
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return the mean loss of the labelled tokens of an optimiser step."""
+        is_plain = not (return_outputs or self.aux_loss_enabled or is_prompt_learning(self.model))
+        if inputs["input_ids"].device.type != "cpu" or not is_plain:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"]
+        kept = {key: value for key, value in inputs.items() if key != "labels"}
+        loss, n_tokens = completion_loss_sum(model, {**kept, "use_cache": False}, labels)
+        if num_items_in_batch is None:
+            return loss / n_tokens.clamp(min=1)
+        mean = loss / num_items_in_batch
+        # The count is of all processes, and DDP averages their gradients.
+        return mean * self.accelerator.num_processes
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none: the run writes its own."""
+
+
+def _training_config(
+    recipe: Recipe,
+    model: PeftModel,
+    folder: Path,
+    n_steps: int,
+    has_validation: bool,
+    stopping: int | None,
+) -> SFTConfig:
+    spec = recipe.training
+    is_cpu = model.device.type == "cpu"
+    validates = has_validation and spec.evaluate_every is not None
+    # The best checkpoint can only be one that was validated.
+    save_every = spec.evaluate_every if stopping is not None else spec.save_every
+    return SFTConfig(
+        output_dir=str(folder),
+        max_steps=n_steps,
+        per_device_train_batch_size=spec.batch_size,
+        per_device_eval_batch_size=recipe.evaluation.batch_size,
+        gradient_accumulation_steps=spec.gradient_accumulation,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=spec.schedule,
+        warmup_steps=spec.warmup_steps,
+        weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm,
+        max_length=spec.max_length if spec.packing else None,  # rows are cut already
+        packing=spec.packing,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        bf16=model.dtype == torch.bfloat16 and not is_cpu,
+        fp16=False,
+        use_cpu=is_cpu,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=spec.evaluate_every if validates else None,
+        save_strategy="no" if save_every is None else "steps",
+        save_steps=save_every or n_steps,
+        save_total_limit=spec.keep_checkpoints,
+        load_best_model_at_end=stopping is not None,
+        metric_for_best_model="eval_loss" if stopping is not None else None,
+        greater_is_better=False if stopping is not None else None,
+        restore_callback_states_from_checkpoint=stopping is not None,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        report_to=[name for name in spec.loggers if name != "tensorboard"] or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=not is_cpu,
+        prediction_loss_only=True,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+    )
+
+
+def _tensorboard(folder: Path, first_step: int) -> TrainerCallback:
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    # Steps that a resumed run does again must not appear twice.
+    purge_step = first_step + 1 if first_step else None
+    return TensorBoardCallback(SummaryWriter(str(folder), purge_step=purge_step))
+
+
+def _dataset(split: EncodedSplit, spec: TrainingSpec) -> datasets.Dataset:
+    # Rows with labels are taken by TRL as they are: nothing is tokenised a second time.
+    masks_prompt = spec.loss_on == "completion"
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [prompt + completion for prompt, completion in split.rows],
+            "labels": [
+                ([IGNORED] * len(prompt) if masks_prompt else prompt) + completion
+                for prompt, completion in split.rows
+            ],
+        }
+    )
