@@ -26,7 +26,9 @@ console = Console()
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. adapter.r=8. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key, e.g. adapter.r=8. Repeatable."
+    ),
 ]
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -34,7 +36,7 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 def main() -> None:
     """Run the command line; an error of the user's is one line a problem, without a traceback."""
     try:
-        app()
+        app(prog_name="qpeft")
     except RecipeError as error:
         for problem in error.problems:
             _complain(problem)

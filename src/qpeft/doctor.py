@@ -65,7 +65,9 @@ def _package(name: str, note: str, *, is_core: bool) -> Finding:
 def _device() -> Finding:
     import torch
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
     if accelerator is None:
         note = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
         return Finding("device", "cpu", note, True)

@@ -1,8 +1,8 @@
 """The exceptions that qpeft raises for a user's mistake or a missing thing.
 
-    QpeftError                 every error of ours; the CLI shows its message in one line, without a traceback
+    QpeftError                 every error of ours; the CLI shows its message in one line
     |- ConfigError             an adapter, circuit or engine option that cannot work (also a ValueError)
-    |- RecipeError             a recipe or an override that is wrong; carries every problem found (also a ValueError)
+    |- RecipeError             a recipe or an override that is wrong; all problems found (also a ValueError)
     |- DataError               a data set that is missing, empty or of the wrong form (also a ValueError)
     |- ModelError              a base model that is missing or cannot be used
     |- MissingExtraError       an optional package is not installed; names the extra (also an ImportError)

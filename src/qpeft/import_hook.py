@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 
-def when_imported(module_name: str, action: Callable[[], None]) -> None:
+def when_imported(module_name: str, action: Callable[[], object]) -> None:
     """Run an action when a module has been imported: at once if it is there already."""
     if module_name in sys.modules:
         action()
@@ -23,7 +23,7 @@ def when_imported(module_name: str, action: Callable[[], None]) -> None:
 class _ImportWatcher(importlib.abc.MetaPathFinder):
     """Finds one module through the other finders, and runs the action behind its execution."""
 
-    def __init__(self, module_name: str, action: Callable[[], None]):
+    def __init__(self, module_name: str, action: Callable[[], object]):
         self.module_name, self.action = module_name, action
 
     def find_spec(

@@ -13,7 +13,9 @@ def write_template(path: Path, *, is_replacing: bool = False) -> None:
         QpeftError: The file is there already and `is_replacing` is not set, or its folder is not.
     """
     if path.exists() and not is_replacing:
-        raise QpeftError(f"{path} is there already. Choose another name, or replace it with --force.")
+        raise QpeftError(
+            f"{path} is there already. Choose another name, or replace it with --force."
+        )
     if not path.parent.is_dir():
         raise QpeftError(f"There is no folder {path.parent} to write {path.name} into.")
     text = files("qpeft").joinpath("recipe_template.yaml").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _get_in_out_features
 from peft.utils import (
     AuxiliaryTrainingWrapper,
@@ -116,7 +115,7 @@ class AdapterLinear(nn.Module, BaseTunerLayer):
 class AdapterModel(BaseTuner):
     """A PEFT tuner that puts an `AdapterLinear` in the place of every target."""
 
-    tuner_layer_cls: type[AdapterLinear] = AdapterLinear
+    tuner_layer_cls: type[AdapterLinear] = AdapterLinear  # type: ignore[type-abstract]
 
     @abstractmethod
     def build_adapter(self, config: Any, d_in: int, d_out: int, module_name: str) -> nn.Module:
@@ -134,13 +133,13 @@ class AdapterModel(BaseTuner):
         target_name: str,
         parent: nn.Module,
         current_key: str,
-        **optional_kwargs: Any,
+        parameter_name: str | None = None,
     ) -> None:
         is_new = not isinstance(target, AdapterLinear)
-        if is_new:
+        if not isinstance(target, AdapterLinear):
             quantization = get_quantization_kwargs(self)
             _check_target(target, current_key, quantization)
-            layer = self.build_layer(target, **quantization)
+            layer: AdapterLinear = self.build_layer(target, **quantization)
             layer._active_adapter = adapter_name
         else:
             layer = target
@@ -163,7 +162,7 @@ class AdapterModel(BaseTuner):
             head, found, tail = key.partition(f".{name}.{adapter_name}.")
             if found:
                 return f"{head}.{name}.{tail}"
-        return super()._remove_adapter_name_from_key(key, adapter_name)  # type: ignore[no-any-return]
+        return super()._remove_adapter_name_from_key(key, adapter_name)
 
     def _check_merge_allowed(self) -> None:
         """Refuse a merge before any module is touched, not half-way through the model."""

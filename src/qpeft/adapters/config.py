@@ -117,7 +117,7 @@ class QthaConfig(PeftConfig):
         from peft.utils.other import get_pattern_key
 
         patterns = self.rank_pattern or {}
-        return patterns.get(get_pattern_key(patterns.keys(), module_name), self.r)
+        return patterns.get(get_pattern_key(list(patterns), module_name), self.r)
 
     def scaling_of(self, r: int) -> float:
         """Return alpha / r, with alpha = 2 r where it is not given."""

@@ -108,7 +108,9 @@ class QthaAdapter(nn.Module):
             up = contract_each([a.up for a in adapters], scaled)
             cores = [a.core for a in adapters if isinstance(a.core, QuantumLayer)]
             circuits = bind_each(cores) if cores else [None] * len(adapters)
-        made = [Contracted(*parts) for parts in zip(down.unbind(), up.unbind(), circuits, strict=True)]
+        made = [
+            Contracted(*parts) for parts in zip(down.unbind(), up.unbind(), circuits, strict=True)
+        ]
         for adapter, contracted in zip(adapters, made, strict=True):
             if not adapter.training:
                 adapter._cache.put(adapter._weights(), contracted)
@@ -204,7 +206,8 @@ class QthaModel(AdapterModel):
 
     prefix = "qtha_"
     tuner_layer_cls = QthaLinear
-    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    # The default targets are LoRA's, by model type; PEFT's own types differ between the two tables.
+    target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         prepare_in_forward(model)

@@ -19,7 +19,7 @@ def add_peft_type(name: str) -> Any:
         return PeftType[name]
     member = str.__new__(PeftType, name)
     member._name_, member._value_ = name, name
-    member.__objclass__ = PeftType
+    member.__objclass__ = PeftType  # type: ignore[attr-defined]
     # The attribute first: from Python 3.11 on, the tables below make it read-only.
     type.__setattr__(PeftType, name, member)
     members: dict[str, enum.Enum] = PeftType._member_map_
@@ -46,6 +46,4 @@ def register_method(name: str, config_cls: type, model_cls: type) -> None:
             f"PEFT already has a method '{name}', from {known.__module__}. qpeft cannot register "
             f"its own beside it: uninstall the other package, or use a separate environment."
         )
-    register_peft_method(
-        name=name, config_cls=config_cls, model_cls=model_cls, prefix=f"{name}_"
-    )
+    register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls, prefix=f"{name}_")

@@ -24,9 +24,7 @@ class Evolution:
         signs: (2^n, n_observables), the diagonals of the observables.
     """
 
-    def __init__(
-        self, start: Sequence[int | None], data_phases: Sequence[Tensor], signs: Tensor
-    ):
+    def __init__(self, start: Sequence[int | None], data_phases: Sequence[Tensor], signs: Tensor):
         self.start = list(start)
         self.data_phases = list(data_phases)
         self.signs = signs
@@ -35,7 +33,7 @@ class Evolution:
     def expectations(self, inputs: Tensor, steps: Sequence[Step]) -> Tensor:
         """Return (B, rows, n_observables) for inputs (B, rows, n_inputs); differentiable in all."""
         operators = [step.operator for step in steps]
-        result: Tensor = _Evolve.apply(self, tuple(steps), inputs, *operators)  # type: ignore[no-untyped-call]
+        result: Tensor = _Evolve.apply(self, tuple(steps), inputs, *operators)
         return result
 
     def start_angles(self, inputs: Tensor) -> Tensor:
@@ -91,7 +89,7 @@ class _Evolve(torch.autograd.Function):
         return evolution.measure(_run(steps, evolution.start_state(inputs), factors))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, *operators = ctx.saved_tensors
         steps = [
@@ -182,7 +180,8 @@ def _adjoint(step: Step, state: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """Return the complex state before one step; rows may be a multiple of the factors' rows."""
     if step.kind == "phase":
         factor = factors[step.phase].conj()
-        return (state.unflatten(1, (-1, factor.shape[1])) * factor[:, None]).flatten(1, 2)
+        n_copies = 1 if state.shape[1] == factor.shape[1] else 2  # a state, or state and costate
+        return (state.unflatten(1, (n_copies, factor.shape[1])) * factor[:, None]).flatten(1, 2)
     operator = _operator(step)
     if step.kind == "permute":
         return state[..., operator[1]]
@@ -201,13 +200,15 @@ def _operator_grad(step: Step, before: Tensor, costate: Tensor) -> Tensor:
         return (costate * before.conj()).sum(dim=1)
     if step.kind == "high":
         size = operator
-        grad = (_split_state(costate, size) @ _split_state(before, size).to(costate.dtype).mH).sum(1)
+        grad = (_split_state(costate, size) @ _split_state(before, size).to(costate.dtype).mH).sum(
+            1
+        )
     elif before.is_complex():
         grad = _rows_of(costate, operator).mT @ _rows_of(before, operator).conj()
     else:
         pairs = torch.view_as_real(_rows_of(costate, operator)).flatten(-2)
         product = _rows_of(before, operator).mT @ pairs
-        grad = torch.view_as_complex(product.unflatten(-1, (-1, 2))).mT
+        grad = _from_pairs(product).mT
     return grad if operator.is_complex() else grad.real
 
 
@@ -215,7 +216,7 @@ def _from_start(step: Step, start: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """Apply the first step to the real start state; a full unitary then costs a real product."""
     if step.kind != "unitary":
         return _apply(step, start.to(_complex_dtype(start)), factors)
-    return torch.view_as_complex((start @ _real_pairs(step)).unflatten(-1, (-1, 2)))
+    return _from_pairs(start @ _real_pairs(step))
 
 
 def _to_start(step: Step, costate: Tensor, factors: Sequence[Tensor]) -> Tensor:
@@ -232,6 +233,11 @@ def _real_pairs(step: Step) -> Tensor:
     return torch.view_as_real(operator.mT.contiguous()).flatten(-2)
 
 
+def _from_pairs(pairs: Tensor) -> Tensor:
+    """View (..., 2N) real, real and imaginary parts side by side, as (..., N) complex."""
+    return torch.view_as_complex(pairs.unflatten(-1, (pairs.shape[-1] // 2, 2)))
+
+
 def _operator(step: Step) -> Tensor:
     if step.operator is None:
         raise AssertionError(f"step '{step.kind}' has no operator")
@@ -240,12 +246,14 @@ def _operator(step: Step) -> Tensor:
 
 def _rows_of(state: Tensor, operator: Tensor) -> Tensor:
     """View (B, rows, 2^n) as (B, rows * high, low) for an operator on the low qubits."""
-    return state.reshape(state.shape[0], -1, operator.shape[-1])
+    size = operator.shape[-1]
+    return state.reshape(state.shape[0], state.shape[1] * state.shape[2] // size, size)
 
 
 def _split_state(state: Tensor, operator: Tensor) -> Tensor:
     """View (B, rows, 2^n) as (B, rows, high, low) for an operator on the high qubits."""
-    return state.unflatten(-1, (operator.shape[-1], -1))
+    size = operator.shape[-1]
+    return state.unflatten(-1, (size, state.shape[-1] // size))
 
 
 def _complex_dtype(tensor: Tensor) -> torch.dtype:

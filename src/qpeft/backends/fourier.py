@@ -54,7 +54,7 @@ def evaluate_polynomial(inputs: Tensor, coefficients: Tensor) -> Tensor:
         coefficients: (B, 3^n, n_observables).
     """
     columns = inputs.mT.contiguous()
-    result: Tensor = _Evaluate.apply(columns, coefficients)  # type: ignore[no-untyped-call]
+    result: Tensor = _Evaluate.apply(columns, coefficients)
     return result.mT
 
 
@@ -90,7 +90,7 @@ class _Evaluate(torch.autograd.Function):
         return (partial * second[:, :, None]).sum(dim=1)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         inputs, coefficients = ctx.saved_tensors
         grad_inputs = grad_coefficients = None

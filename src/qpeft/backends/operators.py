@@ -108,7 +108,7 @@ class OperatorFactory:
         matrices = self.local_matrices(weights) if self.locals else None
         diagonals = self.diagonal_phases(weights) if self.diagonals else None
         separate = self._separate_steps(matrices, diagonals, is_fused)
-        return _fuse(separate) if is_fused else separate
+        return _fuse(separate, self.dtype) if is_fused else separate
 
     def _separate_steps(
         self, matrices: Tensor | None, diagonals: Tensor | None, is_fused: bool
@@ -144,9 +144,7 @@ class OperatorFactory:
 
     @cached_property
     def _rotation_weights(self) -> Tensor:
-        return torch.tensor(
-            [p[1] for p in self._rotations], dtype=torch.long, device=self.device
-        )
+        return torch.tensor([p[1] for p in self._rotations], dtype=torch.long, device=self.device)
 
     @cached_property
     def _rotations(self) -> list[tuple[str, int]]:
@@ -197,7 +195,7 @@ class OperatorFactory:
         )
 
 
-def _fuse(steps: list[Step]) -> list[Step]:
+def _fuse(steps: list[Step], dtype: torch.dtype) -> list[Step]:
     """Multiply runs of "unitary", "diagonal" and "permute" between data phases into one unitary."""
     fused: list[Step] = []
     unitary: Tensor | None = None
@@ -215,14 +213,14 @@ def _fuse(steps: list[Step]) -> list[Step]:
                 unitary = operator[..., :, None] * unitary
         elif step.kind == "permute":
             if unitary is None:
-                identity = torch.eye(operator.shape[-1], device=operator.device)
+                identity = torch.eye(operator.shape[-1], dtype=dtype, device=operator.device)
                 start = identity if columns is None else torch.diag_embed(columns)
                 unitary = start.expand(1, -1, -1) if start.dim() == 2 else start
                 columns = None
             unitary = unitary[..., operator[0], :]
         elif unitary is not None:
-            dtype = torch.promote_types(operator.dtype, unitary.dtype)
-            unitary = operator.to(dtype) @ unitary.to(dtype)
+            common = torch.promote_types(operator.dtype, unitary.dtype)
+            unitary = operator.to(common) @ unitary.to(common)
         else:
             unitary = operator if columns is None else operator * columns[..., None, :]
             columns = None

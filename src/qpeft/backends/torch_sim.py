@@ -52,6 +52,7 @@ class ExactBackend:
         Raises:
             ConfigError: More than 12 qubits, or shapes that do not fit the circuit.
         """
+        check_fit(self, circuit, weights)
         (bound,) = self.bind_each(circuit, observables, weights[None])
         return bound
 

@@ -1,5 +1,7 @@
 """What stands in the circuit's place in the controls: a small network, or free Fourier coefficients."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class MlpCore(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (..., width) for inputs (..., width)."""
-        rows = inputs.to(self.W1.dtype).reshape(-1, self.groups, self.W1.shape[1]).transpose(0, 1)
+        rows = _by_group(inputs.to(self.W1.dtype), self.groups)
         hidden = nn.functional.silu(rows @ self.W1)
         return (hidden @ self.W2).transpose(0, 1).reshape(inputs.shape)
 
@@ -73,8 +75,12 @@ class FourierCore(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (..., width) for inputs (..., width)."""
-        n = self.coefficients.shape[-1]
-        rows = inputs.to(self.coefficients.dtype).reshape(-1, self.groups, n).transpose(0, 1)
+        rows = _by_group(inputs.to(self.coefficients.dtype), self.groups)
         values = trigonometric_features(rows, self.n_uploads) @ self.coefficients
         return values.transpose(0, 1).reshape(inputs.shape)
 
+
+def _by_group(inputs: Tensor, groups: int) -> Tensor:
+    """Return (groups, rows, width / groups) of inputs (..., width)."""
+    n_rows = math.prod(inputs.shape[:-1])
+    return inputs.reshape(n_rows, groups, inputs.shape[-1] // groups).transpose(0, 1)

@@ -98,7 +98,8 @@ class QuantumLayer(nn.Module):
         angles = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if self.angle_map == "tanh":
             angles = math.pi * torch.tanh(angles)
-        rows = angles.reshape(-1, self.groups, self.circuit.n_qubits)
+        n_rows = math.prod(inputs.shape[:-1])
+        rows = angles.reshape(n_rows, self.groups, self.circuit.n_qubits)
         expectations = bound(rows.transpose(0, 1))  # (groups, rows, n_qubits)
         return expectations.transpose(0, 1).reshape(inputs.shape)
 

@@ -74,24 +74,28 @@ def quiet_libraries() -> Iterator[None]:
     Downloads from the hub keep their bars: they may take long.
     """
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    had_hub_bars = not huggingface_hub.utils.are_progress_bars_disabled()
     had_datasets_bars = datasets.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    huggingface_hub.utils.enable_progress_bars()
-    datasets.disable_progress_bars()
-    try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 still says gradient checkpointing to a transformers that renamed it.
-            warnings.filterwarnings("ignore", ".*activation_checkpointing", FutureWarning)
-            # Prompt tuning: no batch of ours has padding in front, so no position is lost.
-            warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)
+    with warnings.catch_warnings():
+        # PEFT 0.21 still says gradient checkpointing to a transformers that renamed it.
+        warnings.filterwarnings("ignore", ".*activation_checkpointing", FutureWarning)
+        # Prompt tuning: no batch of ours has padding in front, so no position is lost.
+        warnings.filterwarnings("ignore", "Position ids are not supported", UserWarning)
+        # Said where the user has switched the hub's bars off by environment: so they stay.
+        warnings.filterwarnings("ignore", "Cannot enable progress bars", UserWarning)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        datasets.disable_progress_bars()
+        if had_hub_bars:
+            huggingface_hub.utils.enable_progress_bars()
+        try:
             yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()
-        if had_datasets_bars:
-            datasets.enable_progress_bars()
+        finally:
+            logging.set_verbosity(level)
+            if had_bars:
+                logging.enable_progress_bar()
+            if had_datasets_bars:
+                datasets.enable_progress_bars()
 
 
 def _checksum(tensor: torch.Tensor) -> int:

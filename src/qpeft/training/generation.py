@@ -240,7 +240,7 @@ class _Cancelled(StoppingCriteria):
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # noqa: ARG002
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         is_done = self.event.is_set()
         return torch.full((len(input_ids),), is_done, device=input_ids.device)
 
