@@ -6,14 +6,15 @@ weights are the same for all rows: what depends on them alone is done once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from qpeft.circuits import Circuit, ZProduct
 from qpeft.errors import ConfigError
+from qpeft.types import Expectations, Inputs, Weights
 
-BoundCircuit = Callable[[Tensor], Tensor]
+BoundCircuit = Callable[[Inputs], Expectations]
 """A circuit with its weights: (*blocks, rows, n_inputs) -> (*blocks, rows, n_observables)."""
 
 
@@ -32,6 +33,7 @@ class Capabilities:
     max_qubits: int
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Evaluates circuits."""
 
@@ -39,7 +41,7 @@ class Backend(Protocol):
     capabilities: Capabilities
 
     def bind(
-        self, circuit: Circuit, observables: Sequence[ZProduct], weights: Tensor
+        self, circuit: Circuit, observables: Sequence[ZProduct], weights: Weights
     ) -> BoundCircuit:
         """Bind a circuit to weights of shape (*blocks, n_weights).
 

@@ -23,7 +23,7 @@ from qpeft.circuits.gates import GATES
 _SQRT_HALF = math.sqrt(0.5)
 
 
-def _constant(entries: list[list[complex]]) -> Tensor:
+def _constant(entries: list[list[complex | float | int]]) -> Tensor:
     # The device is given because this module may be imported inside someone's `torch.device(...)`.
     return torch.tensor(entries, dtype=torch.complex128, device="cpu")
 

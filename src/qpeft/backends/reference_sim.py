@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qpeft.backends.base import BoundCircuit, Capabilities, check_fit, check_inputs
 from qpeft.circuits import Circuit, Gate, Input, ZProduct
+from qpeft.types import Expectations, Inputs, Weights
 
 
 class ReferenceBackend:
@@ -24,7 +25,7 @@ class ReferenceBackend:
     capabilities = Capabilities(is_exact=True, is_differentiable=True, max_qubits=12)
 
     def bind(
-        self, circuit: Circuit, observables: Sequence[ZProduct], weights: Tensor
+        self, circuit: Circuit, observables: Sequence[ZProduct], weights: Weights
     ) -> BoundCircuit:
         """Bind a circuit to weights of shape (*blocks, n_weights), in radians.
 
@@ -37,7 +38,7 @@ class ReferenceBackend:
         """
         check_fit(self, circuit, weights)
 
-        def evaluate(inputs: Tensor) -> Tensor:
+        def evaluate(inputs: Inputs) -> Expectations:
             check_inputs(circuit, inputs)
             state = _start_state(inputs.shape[:-1], circuit.n_qubits, inputs.device)
             for gate in circuit.gates:
@@ -138,7 +139,7 @@ def _apply(gate: Gate, angle: Tensor | None, state: Tensor, n_qubits: int) -> Te
     return result
 
 
-def _coefficient(kind: str, angle: Tensor | None) -> Tensor | complex:
+def _coefficient(kind: str, angle: Tensor | None) -> Tensor | complex | float:
     """Return a term's factor, (*blocks, rows, 1) where it depends on the angle."""
     if angle is None or kind == "one":
         return 1.0

@@ -24,6 +24,7 @@ from qpeft.backends.fourier import (
 from qpeft.backends.fusion import DataPhase, compile_layers
 from qpeft.backends.operators import OperatorFactory, Step
 from qpeft.circuits import Circuit, ZProduct
+from qpeft.types import Expectations, Inputs, Weights
 
 POLYNOMIAL_QUBITS = (2, 4)
 UNITARY_QUBITS = 6
@@ -41,7 +42,7 @@ class ExactBackend:
     capabilities = Capabilities(is_exact=True, is_differentiable=True, max_qubits=12)
 
     def bind(
-        self, circuit: Circuit, observables: Sequence[ZProduct], weights: Tensor
+        self, circuit: Circuit, observables: Sequence[ZProduct], weights: Weights
     ) -> BoundCircuit:
         """Bind a circuit to weights of shape (*blocks, n_weights).
 
@@ -105,7 +106,7 @@ class _BoundExact:
     def __init__(self, shared: _SharedOperators, index: int):
         self.shared, self.index = shared, index
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Expectations:
         circuit, weights = self.shared.circuit, self.shared.weights
         check_inputs(circuit, inputs)
         dtype = torch.promote_types(torch.promote_types(inputs.dtype, weights.dtype), torch.float32)

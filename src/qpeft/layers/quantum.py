@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qpeft.backends import BoundCircuit, get_backend
@@ -103,7 +104,7 @@ class QuantumLayer(nn.Module):
         expectations = bound(rows.transpose(0, 1))  # (groups, rows, n_qubits)
         return expectations.transpose(0, 1).reshape(inputs.shape)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         """Return (..., width) expectation values of inputs (..., width)."""
         return self.evaluate(self.bind(), inputs)
 
