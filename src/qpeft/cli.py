@@ -3,6 +3,7 @@
 Heavy packages are imported inside the verbs, so that `qpeft --help` and a wrong recipe answer at once.
 """
 
+import os
 import re
 import sys
 from enum import StrEnum
@@ -35,6 +36,8 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 def main() -> None:
     """Run the command line; an error of the user's is one line a problem, without a traceback."""
+    # TRL reports the making of a trainer to its hub; nobody asked for that here.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         app(prog_name="qpeft")
     except RecipeError as error:

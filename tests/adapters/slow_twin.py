@@ -2,8 +2,8 @@
 
     a = MPO_A x,  z = A a,  q = core(z),  h = C z + Q q  or  (C z) * q,  update = (alpha / r) MPO_B B h
 
-It reads an adapter's state dict and its configuration, and shares with the adapter only the ansatz and the reference
-simulator.
+It reads an adapter's state dict and its configuration, and shares with the adapter only the ansatz and
+the reference simulator.
 """
 
 from itertools import product

@@ -174,7 +174,7 @@ def test_merging_is_refused_and_touches_nothing(merge: object) -> None:
     # replaced it already.
     model = adapted(tiny_llama(), modules_to_save=["embed_tokens", "lm_head"])
     before, state = logits(model), {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(MergeError, match="Cannot merge a QTHA adapter .* non-linear in x"):
+    with pytest.raises(MergeError, match=r"Cannot merge a QTHA adapter .* non-linear in x"):
         merge(model)
     after = model.state_dict()
     assert after.keys() == state.keys()

@@ -60,8 +60,17 @@ def test_keys_of_a_saved_adapter_are_these() -> None:
     layer = "base_model.model.model.layers.1.self_attn.v_proj.qtha_adapter"
     assert set(get_peft_model_state_dict(model)) == {
         f"{layer}.{name}"
-        for name in ("A", "B", "C", "Q", "core.angles", "down.cores.0", "down.cores.1")
-        + ("up.cores.0", "up.cores.1")
+        for name in [
+            "A",
+            "B",
+            "C",
+            "Q",
+            "core.angles",
+            "down.cores.0",
+            "down.cores.1",
+            "up.cores.0",
+            "up.cores.1",
+        ]
     }
 
 

@@ -13,7 +13,7 @@ from comparison import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qpeft.backends import get_backend
+from qpeft.backends import get_backend, torch_sim
 from qpeft.backends.torch_sim import choose_form
 from qpeft.circuits import (
     ANSATZE,
@@ -117,28 +117,34 @@ def test_the_polynomial_form_agrees_with_the_reference(
         Gate(gate.name, gate.qubits, Weight(gate.angle.index)) if gate.angle else gate
         for gate in rest
     )
-    assert choose_form(n_qubits, 3, is_single_upload=True) == "polynomial"
+    assert choose_form(n_qubits, is_single_upload=True) == "polynomial"
     circuit = Circuit(n_qubits, (*start, *only_trained), "single upload")
     assert_agree(("exact", "reference"), circuit, 3, seed=seed, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("n_qubits", [7, 8])
+@pytest.mark.parametrize("form", ["unitary", "blocks"])
+@pytest.mark.parametrize("n_qubits", [2, 5, 7])
 @pytest.mark.parametrize(
-    "make", [lambda n: layered_circuit(n, 1), lambda n: build_ansatz("encode_once", n, 2)]
+    "make",
+    [lambda n: layered_circuit(n, 1), every_gate_circuit]
+    + [lambda n, name=name: build_ansatz(name, n, 2) for name in ANSATZE],
 )
-def test_unitary_and_block_evolution_agree(make: object, n_qubits: int) -> None:
+def test_each_form_has_the_values_and_gradients_of_the_reference(
+    make: object, n_qubits: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_sim, "choose_form", lambda n, is_single_upload: form)
     circuit = make(n_qubits)  # type: ignore[operator]
-    assert choose_form(n_qubits, 600, is_single_upload=True) == "unitary"
-    assert choose_form(n_qubits, 4, is_single_upload=True) == "blocks"
-    inputs, weights = random_angles(circuit, 600)
-    many, few = (
-        get_backend("exact").bind(circuit, z_on_each(n_qubits), weights)(inputs[:n_rows])
-        for n_rows in (600, 4)
-    )
-    torch.testing.assert_close(many[:4], few, rtol=0, atol=1e-10)
+    assert_agree(("exact", "reference"), circuit, 20, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("n_qubits", [7, 8])
-def test_the_unitary_form_has_the_gradients_of_the_reference(n_qubits: int) -> None:
-    assert choose_form(n_qubits, 512, is_single_upload=True) == "unitary"
-    assert_agree(("exact", "reference"), layered_circuit(n_qubits, 1), 512, tolerance=1e-8)
+def test_one_rule_chooses_the_form_by_size() -> None:
+    sizes = {n: choose_form(n, is_single_upload=True) for n in (1, 2, 4, 6, 7, 12)}
+    assert sizes == {
+        1: "unitary",
+        2: "polynomial",
+        4: "polynomial",
+        6: "unitary",
+        7: "blocks",
+        12: "blocks",
+    }
+    assert choose_form(4, is_single_upload=False) == "unitary"

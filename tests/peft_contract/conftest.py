@@ -4,7 +4,6 @@ import importlib.metadata
 from collections.abc import Iterator
 
 import pytest
-from contract_table import MAY_SKIP, NOT_APPLICABLE
 
 PEFT_MARKS = ("bitsandbytes", "skipf", "single_gpu_tests", "multi_gpu_tests")
 
@@ -17,6 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Fail a test that PEFT skips for QTHA, unless the table says that it may."""
+    from contract_table import MAY_SKIP
+
     report = yield
     name = getattr(item, "originalname", item.name)
     if report.skipped and name not in MAY_SKIP:
@@ -32,6 +33,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if "test_peft_contract.py::Test" in report.nodeid
     ]
     if passed:
+        from contract_table import NOT_APPLICABLE
+
         version = importlib.metadata.version("peft")
         terminalreporter.write_line(
             f"PEFT's contract: {len(passed)} of the tests of peft {version} pass on QTHA; "

@@ -1,7 +1,7 @@
 """Tiny models with random weights in the place of those that PEFT's tests take from the hub.
 
-A hub id is also a relative path. The models are saved under their ids in one folder, and a test that runs in that folder
-finds `org/name` there before it would ask any hub.
+A hub id is also a relative path. The models are saved under their ids in one folder, and a test that runs in
+that folder finds `org/name` there before it would ask any hub.
 """
 
 from pathlib import Path

@@ -17,7 +17,7 @@ PACKAGE = "peft_tests"
 """The name under which PEFT's `tests` folder can be imported."""
 
 
-class PeftTestsUnavailable(Exception):
+class PeftTestsUnavailableError(Exception):
     """PEFT's source distribution could not be fetched."""
 
 
@@ -25,7 +25,7 @@ def fetch_peft_tests() -> Path:
     """Return a folder that holds PEFT's tests as the package `peft_tests`.
 
     Raises:
-        PeftTestsUnavailable: They are not in the cache and pip cannot download them.
+        PeftTestsUnavailableError: They are not in the cache and pip cannot download them.
     """
     version = importlib.metadata.version("peft")
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "qpeft"
@@ -48,7 +48,7 @@ def _download(version: str, folder: Path) -> Path:
     archives = list(folder.glob("peft-*.tar.gz"))
     if result.returncode or not archives:
         lines = result.stderr.strip().splitlines() or ["pip gave no reason"]
-        raise PeftTestsUnavailable(
+        raise PeftTestsUnavailableError(
             f"PEFT's tests come from its source distribution, and pip cannot download peft=={version}: {lines[-1]}"
         )
     return archives[0]

@@ -72,6 +72,18 @@ TWO_ADAPTERS = [
 ]
 
 
+DECODERS = [
+    "trl-internal-testing/tiny-random-LlamaForCausalLM",
+    slow("peft-internal-testing/tiny-random-OPTForCausalLM"),
+    slow("peft-internal-testing/tiny-random-GPT2LMHeadModel"),  # its layers are Conv1D
+    slow("peft-internal-testing/tiny-random-GPTJForCausalLM"),
+    slow("peft-internal-testing/tiny-random-GPTBigCodeForCausalLM"),
+    slow("peft-internal-testing/tiny-dummy-qwen2"),
+    slow("hf-internal-testing/tiny-random-Gemma3ForCausalLM"),
+]
+"""PEFT's list, and GPTBigCode."""
+
+
 def task(task_type: str) -> list[tuple[type, dict[str, Any]]]:
     """The cases of the transformers tests; the target modules are those that PEFT knows."""
     return [(QthaConfig, {"task_type": task_type, "inner_width": 16, "bond_dim": 2})]
@@ -83,7 +95,10 @@ PARAMETERS: dict[str, dict[str, list[Any]]] = {
         "ALL_PEFT_CONFIG_CLASSES": [QthaConfig],
         "MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES": TWO_ADAPTERS,
     },
-    "test_decoder_models": {"ALL_CONFIGS": task("CAUSAL_LM")},
+    "test_decoder_models": {
+        "ALL_CONFIGS": task("CAUSAL_LM"),
+        "PEFT_DECODER_MODELS_TO_TEST": DECODERS,
+    },
     "test_encoder_decoder_models": {"ALL_CONFIGS": task("SEQ_2_SEQ_LM")},
     "test_feature_extraction_models": {"ALL_CONFIGS": task("FEATURE_EXTRACTION")},
     "test_seq_classifier": {"ALL_CONFIGS": task("SEQ_CLS")},
@@ -269,5 +284,10 @@ MAY_SKIP: dict[str, str] = {
 }
 """Tests that PEFT itself skips for some of the parameters; any other skip counts as a failure."""
 
-RUNS_BY_DEFAULT = {"TestPeftCustomModel", "TestPeftConfig", "TestMixedAdapterBatches"}
+RUNS_BY_DEFAULT = {
+    "TestDecoderModels",
+    "TestMixedAdapterBatches",
+    "TestPeftConfig",
+    "TestPeftCustomModel",
+}
 """Test classes that are fast enough for every run of pytest; the others are marked slow."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from adoption import adopt, stand_in_for_lora
 from contract_models import save_models
-from contract_source import PACKAGE, PeftTestsUnavailable, fetch_peft_tests
+from contract_source import PACKAGE, PeftTestsUnavailableError, fetch_peft_tests
 from contract_table import (
     INLINE_PARAMETERS,
     MAY_SKIP,
@@ -21,7 +21,7 @@ from contract_table import (
 
 try:
     PEFT_TESTS = fetch_peft_tests()
-except PeftTestsUnavailable as error:
+except PeftTestsUnavailableError as error:
     if os.environ.get("CI"):
         raise
     pytest.skip(str(error), allow_module_level=True)

@@ -91,8 +91,8 @@ class QthaAdapter(nn.Module):
     def recall(self) -> Contracted | None:
         """Return what an earlier forward contracted, if no weight has changed since."""
         if self.training:
-            # Not every trainer's writes advance the version counters by which the cache sees a change
-            # (FSDP's do not), so what was kept for evaluation ends with the next training pass.
+            # Not every write advances the version counters by which the cache sees a change (fused
+            # AdamW's and FSDP's do not), so what was kept ends with the next training pass.
             self._cache.clear()
             return None
         return self._cache.get(self._weights())

@@ -1,6 +1,6 @@
 """Runs rows of data through the steps of a circuit, and back, without keeping a state for each gate.
 
-States are (B, rows, 2^n). Every step is unitary, so the backward pass recomputes the final state and
+States are (B, rows, 2^n). Every step is unitary, so the backward pass starts at the final state and
 undoes the steps one by one (the adjoint method, arXiv 2009.02823): memory does not grow with depth.
 """
 
@@ -50,8 +50,34 @@ class Evolution:
     def start_backward(self, inputs: Tensor, grad: Tensor) -> Tensor:
         """Return (B, rows, n_inputs): the gradient for inputs, given that for the start state."""
         qubits = self._start_qubits(inputs)
-        turned = outer_product_backward(qubits, grad)  # (B, rows, n, 2)
-        angles = 0.5 * (turned[..., 1] * qubits[..., 0] - turned[..., 0] * qubits[..., 1])
+        return self._angle_grads(inputs, qubits, outer_product_backward(qubits, grad))
+
+    def turned_start_state(self, inputs: Tensor, matrices: Tensor) -> Tensor:
+        """Return (B, rows, 2^n), complex: the start state with a matrix on each qubit.
+
+        Args:
+            inputs: (B, rows, n_inputs).
+            matrices: (B, n, 2, 2), real or complex.
+        """
+        return outer_product(_turn(matrices, self._start_qubits(inputs)))
+
+    def turned_start_backward(
+        self, inputs: Tensor, matrices: Tensor, grad: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradients for inputs and matrices, given that for `turned_start_state`."""
+        qubits = self._start_qubits(inputs)
+        turned = _turn(matrices, qubits)
+        grads = outer_product_backward(turned.conj(), grad)  # (B, rows, n, 2)
+        matrix_grad = torch.einsum("brni,brnj->bnij", grads, qubits.to(grads.dtype))
+        adjoint = matrices.mH.to(grads.dtype)
+        qubit_grads = _turn(adjoint, grads).real
+        if not matrices.is_complex():
+            matrix_grad = matrix_grad.real
+        return self._angle_grads(inputs, qubits, qubit_grads), matrix_grad
+
+    def _angle_grads(self, inputs: Tensor, qubits: Tensor, grads: Tensor) -> Tensor:
+        """Return (B, rows, n_inputs) of gradients (B, rows, n, 2) for the qubits' states."""
+        angles = 0.5 * (grads[..., 1] * qubits[..., 0] - grads[..., 0] * qubits[..., 1])
         if self.start == list(range(inputs.shape[-1])):
             return angles
         result = torch.zeros_like(inputs)
@@ -76,37 +102,51 @@ class Evolution:
         return state.square() @ self.signs
 
 
+def _turn(matrices: Tensor, qubits: Tensor) -> Tensor:
+    """Return (B, rows, n, 2), complex: a matrix (B, n, 2, 2) on each qubit's state."""
+    dtype = _complex_dtype(qubits)
+    columns = matrices.to(dtype)[:, None]  # (B, 1, n, 2, 2)
+    states = qubits.to(dtype)
+    return columns[..., 0] * states[..., :1] + columns[..., 1] * states[..., 1:]
+
+
 class _Evolve(torch.autograd.Function):
-    """Expectation values of (inputs, operators); keeps only those and recomputes in backward."""
+    """Expectation values of (inputs, operators); keeps those and the final state."""
 
     @staticmethod
     def forward(
         ctx: Any, evolution: Evolution, steps: tuple[Step, ...], inputs: Tensor, *operators: Tensor
     ) -> Tensor:
         ctx.evolution, ctx.kinds = evolution, [(step.kind, step.phase) for step in steps]
-        ctx.save_for_backward(inputs, *operators)
         factors = evolution.phase_factors(inputs)
-        return evolution.measure(_run(steps, evolution.start_state(inputs), factors))
+        state = _run(evolution, steps, inputs, factors)
+        ctx.save_for_backward(inputs, state, *operators)
+        return evolution.measure(state)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, *operators = ctx.saved_tensors
+        inputs, state, *operators = ctx.saved_tensors
         steps = [
             Step(kind, operator, phase)
             for (kind, phase), operator in zip(ctx.kinds, operators, strict=True)
         ]
         needs = ctx.needs_input_grad
         with torch.autocast(inputs.device.type, enabled=False):
-            grads = _reverse(ctx.evolution, steps, inputs, grad, needs[2], needs[3:])
+            grads = _reverse(ctx.evolution, steps, inputs, state, grad, needs[2], needs[3:])
         return (None, None, *grads)
 
 
-def _run(steps: Sequence[Step], start: Tensor, factors: Sequence[Tensor]) -> Tensor:
+def _run(
+    evolution: Evolution, steps: Sequence[Step], inputs: Tensor, factors: Sequence[Tensor]
+) -> Tensor:
     """Return the final state, which is real only where there is no step at all."""
     if not steps:
-        return start
-    state = _from_start(steps[0], start, factors)
+        return evolution.start_state(inputs)
+    if steps[0].kind == "start":
+        state = evolution.turned_start_state(inputs, _operator(steps[0]))
+    else:
+        state = _from_start(steps[0], evolution.start_state(inputs), factors)
     for step in steps[1:]:
         state = _apply(step, state, factors)
     return state
@@ -116,6 +156,7 @@ def _reverse(
     evolution: Evolution,
     steps: Sequence[Step],
     inputs: Tensor,
+    state: Tensor,
     grad: Tensor,
     needs_inputs: bool,
     needs_operators: Sequence[bool],
@@ -125,31 +166,33 @@ def _reverse(
     The costate is dLoss/dRe(state) + i dLoss/dIm(state); as every step is unitary, its adjoint
     takes both the state and the costate one step back.
     """
-    start = evolution.start_state(inputs)
     factors = evolution.phase_factors(inputs)
-    state = _run(steps, start, factors)
-    weight = 2 * (grad @ evolution.signs.mT)
-    costate = state * weight
+    # State and costate go back side by side, as rows of one tensor.
+    pair = torch.cat([state, state * (2 * (grad @ evolution.signs.mT))], dim=1)
+    state, costate = pair.tensor_split(2, dim=1)
     phase_grads: dict[int, Tensor] = {}
     grads: list[Tensor | None] = [None] * len(steps)
     for i in reversed(range(1, len(steps))):
         step = steps[i]
         if step.kind == "phase":
             _add_phase_grad(phase_grads, step.phase, state, costate)
-        pair = _adjoint(step, torch.cat([state, costate], dim=1), factors)
+        pair = _adjoint(step, pair, factors)
         before, pulled = pair.tensor_split(2, dim=1)
         if needs_operators[i]:
             grads[i] = _operator_grad(step, before, costate)
         state, costate = before, pulled
-    if steps:
-        if steps[0].kind == "phase":
-            _add_phase_grad(phase_grads, steps[0].phase, state, costate)
-        elif needs_operators[0]:
-            grads[0] = _operator_grad(steps[0], start, costate)
-        costate = _to_start(steps[0], costate, factors)
-    if not needs_inputs:
+    if steps and steps[0].kind == "start":
+        input_grad, grads[0] = evolution.turned_start_backward(inputs, _operator(steps[0]), costate)
+    else:
+        if steps:
+            if steps[0].kind == "phase":
+                _add_phase_grad(phase_grads, steps[0].phase, state, costate)
+            elif needs_operators[0]:
+                grads[0] = _operator_grad(steps[0], evolution.start_state(inputs), costate)
+            costate = _to_start(steps[0], costate, factors)
+        input_grad = evolution.start_backward(inputs, costate) if needs_inputs else None
+    if not needs_inputs or input_grad is None:
         return [None, *grads]
-    input_grad = evolution.start_backward(inputs, costate)
     for phase, phase_grad in phase_grads.items():
         input_grad = input_grad + phase_grad @ evolution.data_phases[phase].mT
     return [input_grad, *grads]
@@ -167,12 +210,12 @@ def _apply(step: Step, state: Tensor, factors: Sequence[Tensor]) -> Tensor:
         return state * factors[step.phase]
     operator = _operator(step)
     if step.kind == "permute":
-        return state[..., operator[0]]
+        return _permuted(state, operator[0])
     if step.kind == "diagonal":
         return state * operator[:, None, :]
-    operator = operator.to(state.dtype)
     if step.kind == "high":
-        return (operator[:, None] @ _split_state(state, operator)).flatten(-2)
+        return _apply_high(operator, state)
+    operator = operator.to(state.dtype)
     return (_rows_of(state, operator) @ operator.mT).view(state.shape)
 
 
@@ -184,13 +227,28 @@ def _adjoint(step: Step, state: Tensor, factors: Sequence[Tensor]) -> Tensor:
         return (state.unflatten(1, (n_copies, factor.shape[1])) * factor[:, None]).flatten(1, 2)
     operator = _operator(step)
     if step.kind == "permute":
-        return state[..., operator[1]]
+        return _permuted(state, operator[1])
     if step.kind == "diagonal":
         return state * operator[:, None, :].conj()
-    operator = operator.to(state.dtype)
     if step.kind == "high":
-        return (operator.mH[:, None] @ _split_state(state, operator)).flatten(-2)
+        return _apply_high(operator.mH.resolve_conj().contiguous(), state)
+    operator = operator.to(state.dtype)
     return (_rows_of(state, operator) @ operator.conj()).view(state.shape)
+
+
+def _apply_high(operator: Tensor, state: Tensor) -> Tensor:
+    """Multiply the leftmost half of the qubits; a real matrix takes both parts in a real product."""
+    split = _split_state(state, operator)
+    if operator.is_complex():
+        return (operator[:, None] @ split).flatten(-2)
+    parts = torch.view_as_real(split).flatten(-2)  # (B, rows, high, 2 * low)
+    product = operator[:, None] @ parts
+    return torch.view_as_complex(product.unflatten(-1, (product.shape[-1] // 2, 2))).flatten(-2)
+
+
+def _permuted(state: Tensor, source: Tensor) -> Tensor:
+    """Return state[..., source]; on a CPU, gather is several times faster than indexing."""
+    return torch.gather(state, -1, source.expand(state.shape))
 
 
 def _operator_grad(step: Step, before: Tensor, costate: Tensor) -> Tensor:

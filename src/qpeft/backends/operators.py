@@ -31,9 +31,10 @@ class Step:
     """One step of an evolution.
 
     Args:
-        kind: "unitary", "high", "low", "diagonal", "permute" or "phase".
-        operator: Its tensor: (B, N, N), (B, H, H), (B, L, L) or (B, N) complex; indices (2, N) for
-            "permute" (forward and back); None for "phase".
+        kind: "start", "unitary", "high", "low", "diagonal", "permute" or "phase".
+        operator: Its tensor: (B, n, 2, 2) for "start", one matrix on each qubit of the fresh product
+            state; (B, N, N), (B, H, H), (B, L, L) or (B, N); indices (2, N) for "permute" (forward
+            and back); None for "phase".
         phase: For "phase", which of the circuit's distinct data phases it is.
     """
 
@@ -119,8 +120,12 @@ class OperatorFactory:
         n_local = n_diagonal = n_phase = 0
         high = kronecker(matrices[:, :, :split]) if matrices is not None and split else None
         low = kronecker(matrices[:, :, split:]) if matrices is not None else None
-        for layer in self.layered.layers:
+        for i, layer in enumerate(self.layered.layers):
             if isinstance(layer, Local):
+                if i == 0 and not is_fused and matrices is not None:
+                    steps.append(Step("start", matrices[:, 0]))  # product states stay products
+                    n_local += 1
+                    continue
                 if low is not None:
                     steps.append(Step("unitary" if is_fused else "low", low[:, n_local]))
                 if high is not None:

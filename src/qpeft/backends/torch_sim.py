@@ -3,7 +3,7 @@
 One rule chooses between three forms of the same function (`benchmarks/quantum_layer.py` measures them):
 
     polynomial   data enter once and n is 2 or 4: 3^n coefficients of trigonometric features
-    unitary      n <= 6, or n <= 8 with many rows: one 2^n x 2^n unitary between two data uploads
+    unitary      up to 6 qubits: one 2^n x 2^n unitary between two data uploads
     blocks       larger: a layer of rotations is two half-register products, a ring is one of phases
 """
 
@@ -28,8 +28,6 @@ from qpeft.types import Expectations, Inputs, Weights
 
 POLYNOMIAL_QUBITS = (2, 4)
 UNITARY_QUBITS = 6
-UNITARY_QUBITS_MANY_ROWS = 8
-MANY_ROWS = 512
 
 
 class ExactBackend:
@@ -114,7 +112,7 @@ class _BoundExact:
         rows = inputs.to(dtype).reshape(self.shared.n_blocks, n_rows, circuit.n_inputs)
         with torch.autocast(inputs.device.type, enabled=False):
             compiled = _compiled(circuit, self.shared.observables, inputs.device, dtype)
-            form = choose_form(circuit.n_qubits, n_rows, is_single_upload=compiled.is_single_upload)
+            form = choose_form(circuit.n_qubits, is_single_upload=compiled.is_single_upload)
             steps = self.shared.steps(self.index, form, compiled)
             if form == "polynomial" and steps[0].operator is not None:
                 angles = compiled.evolution.start_angles(rows)
@@ -124,14 +122,11 @@ class _BoundExact:
         return result.view(*inputs.shape[:-1], len(self.shared.observables))
 
 
-def choose_form(n_qubits: int, n_rows: int, *, is_single_upload: bool) -> str:
+def choose_form(n_qubits: int, *, is_single_upload: bool) -> str:
     """Return the form in which the engine evaluates circuits of this size."""
     if is_single_upload and n_qubits in POLYNOMIAL_QUBITS:
         return "polynomial"
-    is_many = n_rows >= MANY_ROWS
-    if n_qubits <= (UNITARY_QUBITS_MANY_ROWS if is_many else UNITARY_QUBITS):
-        return "unitary"
-    return "blocks"
+    return "unitary" if n_qubits <= UNITARY_QUBITS else "blocks"
 
 
 class _Compiled:

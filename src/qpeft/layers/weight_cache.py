@@ -12,9 +12,9 @@ T = TypeVar("T")
 class WeightCache(Generic[T]):
     """One value that is made from weights and is valid until one of them changes.
 
-    A change is seen by the tensors' version counters, which every in-place operation, optimiser step and
-    `load_state_dict` advances; only writing through `.data` escapes them, so call `clear` after that.
-    Nothing is kept that autograd has recorded.
+    A change is seen by the tensors' version counters, which in-place operations and `load_state_dict`
+    advance. Fused optimisers and writes through `.data` do not, so whoever owns the cache clears it in
+    every training pass. Nothing is kept that autograd has recorded.
     """
 
     def __init__(self) -> None:

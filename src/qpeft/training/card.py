@@ -62,10 +62,7 @@ def _front_matter(arm: AdapterSpec, lineage: str | None) -> str:
 
 
 def _introduction(recipe: Recipe, arm: AdapterSpec) -> str:
-    text = (
-        f"Made with [qpeft](https://pypi.org/project/qpeft/) {version('qpeft')}, seed "
-        f"{recipe.seed}, on {_data(recipe.data)}."
-    )
+    text = f"Made with qpeft {version('qpeft')}, seed {recipe.seed}, on {_data(recipe.data)}."
     if arm.method == _QTHA:
         text += (
             " QTHA (Quantum Tensor Hybrid Adaptation, arXiv 2503.12790) puts small tensor-network "
