@@ -181,17 +181,18 @@ def _reverse(
         if needs_operators[i]:
             grads[i] = _operator_grad(step, before, costate)
         state, costate = before, pulled
-    if steps and steps[0].kind == "start":
-        input_grad, grads[0] = evolution.turned_start_backward(inputs, _operator(steps[0]), costate)
+    first = steps[0] if steps else None
+    if first is not None and first.kind == "start":
+        input_grad, grads[0] = evolution.turned_start_backward(inputs, _operator(first), costate)
     else:
-        if steps:
-            if steps[0].kind == "phase":
-                _add_phase_grad(phase_grads, steps[0].phase, state, costate)
-            elif needs_operators[0]:
-                grads[0] = _operator_grad(steps[0], evolution.start_state(inputs), costate)
-            costate = _to_start(steps[0], costate, factors)
-        input_grad = evolution.start_backward(inputs, costate) if needs_inputs else None
-    if not needs_inputs or input_grad is None:
+        if first is not None and first.kind == "phase":
+            _add_phase_grad(phase_grads, first.phase, state, costate)
+        elif first is not None and needs_operators[0]:
+            grads[0] = _operator_grad(first, evolution.start_state(inputs), costate)
+        if first is not None:
+            costate = _to_start(first, costate, factors)
+        input_grad = evolution.start_backward(inputs, costate)
+    if not needs_inputs:
         return [None, *grads]
     for phase, phase_grad in phase_grads.items():
         input_grad = input_grad + phase_grad @ evolution.data_phases[phase].mT
