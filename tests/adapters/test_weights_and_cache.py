@@ -89,22 +89,21 @@ def test_an_evaluation_pass_sees_every_change_of_the_weights(
 
 def test_evaluation_contracts_once_and_training_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = adapted(tiny_llama())
-    n_contracted = 0
+    at_once: list[int] = []
     contract = QthaAdapter.contract
 
     def counted(adapters: list[QthaAdapter]) -> object:
-        nonlocal n_contracted
-        n_contracted += len(adapters)
+        at_once.append(len(adapters))
         return contract(adapters)
 
     monkeypatch.setattr(QthaAdapter, "contract", staticmethod(counted))
     for _ in range(3):
         logits(model)
-    assert n_contracted == 4  # two projections in two layers
+    assert at_once == [2, 2]  # the query projections of both layers, then the value projections
     model.train()
     for _ in range(3):
         sequence_loss(model).backward()
-    assert n_contracted == 4 + 3 * 4
+    assert at_once == [2, 2] * 4
 
 
 def test_nothing_of_a_pass_outlives_it() -> None:
