@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qpeft import QthaConfig
 from qpeft.adapters.qtha import QthaLinear
-from qpeft.errors import MergeError
+from qpeft.errors import ConfigError, MergeError
 
 
 def targets_of(model: nn.Module) -> list[str]:
@@ -56,6 +56,12 @@ def test_conv1d_layers_are_adapted() -> None:
     assert not torch.allclose(logits(model), expected)
     with model.disable_adapter():
         assert torch.equal(logits(model), expected)
+
+
+def test_a_layer_whose_weight_is_read_past_its_forward_is_refused() -> None:
+    """An adapter beside the output projection of torch's attention would silently do nothing."""
+    with pytest.raises(ConfigError, match=r"out_proj is the output .* exclude_modules"):
+        adapted(nn.MultiheadAttention(8, 2), target_modules=["out_proj"])
 
 
 def test_a_fresh_adapter_leaves_the_model_as_it_is() -> None:

@@ -117,3 +117,14 @@ def test_a_fresh_update_has_the_size_of_x_whatever_the_widths() -> None:
         sizes.append(down.square().mean().sqrt().item())
     assert 0.3 < sizes[0] < 3
     assert sizes[1] / sizes[0] == pytest.approx(1, abs=0.35)
+
+
+@pytest.mark.parametrize("shape", [(0, 12), (2, 0, 12), (12,), (1, 1, 1, 12)])
+@pytest.mark.parametrize("core", ["quantum", "mlp", "fourier", "none"])
+def test_any_number_of_rows_will_do(core: str, shape: tuple[int, ...]) -> None:
+    _, adapter = built(12, 10, core=core, r=2)
+    x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    update = adapter(x)
+    assert update.shape == (*shape[:-1], 10)
+    update.sum().backward()
+    assert x.grad.shape == x.shape

@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model_state_dict
+from peft import (
+    AutoPeftModelForCausalLM,
+    PeftConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from tiny_bases import TOKENS, adapted, fresh_config, logits, tiny_gpt2, tiny_llama
 from transformers import AutoModelForCausalLM
+
+from qpeft.layers import QuantumLayer
 
 IN_A_NEW_PROCESS = """
 import sys, torch
@@ -87,6 +94,18 @@ def test_a_loaded_adapter_is_the_saved_one(core: str, tmp_path: Path) -> None:
     torch.manual_seed(98)
     lean = PeftModel.from_pretrained(tiny_llama(), tmp_path, low_cpu_mem_usage=True)
     assert torch.equal(logits(lean), logits(model))
+
+
+def test_the_backend_can_be_changed_at_load(tmp_path: Path) -> None:
+    """Where the circuits run is no part of what was trained."""
+    model = adapted(tiny_llama(), layers_to_transform=0)
+    model.save_pretrained(tmp_path)
+    config = PeftConfig.from_pretrained(tmp_path)
+    config.backend = "reference"
+    loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path, config=config)
+    layers = [module for module in loaded.modules() if isinstance(module, QuantumLayer)]
+    assert {layer.backend for layer in layers} == {"reference"}
+    torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
 
 
 def test_training_goes_on_from_a_loaded_adapter(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from peft.utils import (
     resolve_quantization_backend,
 )
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from qpeft.errors import ConfigError
 
@@ -217,6 +218,12 @@ def _check_target(target: nn.Module, name: str, quantization: dict[str, Any]) ->
     from transformers.pytorch_utils import Conv1D
 
     base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    if isinstance(base, NonDynamicallyQuantizableLinear):
+        raise ConfigError(
+            f"Target module {name} is the output projection of a torch.nn.MultiheadAttention, which "
+            f"reads its weight and never calls it: an adapter would do nothing. Leave it out with "
+            f"exclude_modules."
+        )
     if isinstance(base, nn.Linear | Conv1D):
         return
     quantised = resolve_quantization_backend(base, **quantization)
