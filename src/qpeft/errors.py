@@ -6,7 +6,16 @@
     |- DataError               a data set that is missing, empty or of the wrong form (also a ValueError)
     |- ModelError              a base model that is missing or cannot be used
     |- MissingExtraError       an optional package is not installed; names the extra (also an ImportError)
-    `- MergeError              an adapter that has no merged form (also a NotImplementedError)
+    |- MergeError              an adapter that has no merged form (also a NotImplementedError)
+    |- RemoteError             a quantum machine, or the way to it, says no; trying again does not help
+    |  |- TransientError       a failure that passes
+    |  |  |- NotSentError         the request certainly has not arrived
+    |  |  `- ConnectionLostError  the request may have arrived
+    |  |- JobFailedError       the machine took a job and gave no result
+    |  `- CorruptResultError   a result whose circuits, shots or keys do not add up
+    `- JobsError               what the journal of hardware jobs refuses
+       |- BudgetError          a job would pass a cap; nothing was sent
+       `- UncertainJobError    a job may or may not have been sent; only its owner can tell
 
 A message says what was wrong, where, and what to do.
 """
@@ -60,6 +69,42 @@ class MissingExtraError(QpeftError, ImportError):
 
 class MergeError(QpeftError, NotImplementedError):
     """An adapter cannot be merged into the base weights."""
+
+
+class RemoteError(QpeftError):
+    """A quantum machine, or the way to it, says no; trying again does not help."""
+
+
+class TransientError(RemoteError):
+    """A failure that passes."""
+
+
+class NotSentError(TransientError):
+    """A transient failure before a request was sent: it certainly has not arrived."""
+
+
+class ConnectionLostError(TransientError):
+    """A transient failure after which nobody here knows whether the request has arrived."""
+
+
+class JobFailedError(RemoteError):
+    """The machine took a job and gave no result."""
+
+
+class CorruptResultError(RemoteError):
+    """A result whose circuits, shots or keys do not add up."""
+
+
+class JobsError(QpeftError):
+    """The journal of hardware jobs refuses something."""
+
+
+class BudgetError(JobsError):
+    """A job would pass a cap of the budget; nothing was sent."""
+
+
+class UncertainJobError(JobsError):
+    """A job may or may not have been sent, and the remote cannot be asked."""
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

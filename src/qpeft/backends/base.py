@@ -57,14 +57,19 @@ class Backend(Protocol):
         ...
 
 
-def check_fit(backend: Backend, circuit: Circuit, weights: Tensor) -> None:
-    """Raise ConfigError if a circuit is too large for a backend or the weights do not fit it."""
+def check_size(backend: Backend, circuit: Circuit) -> None:
+    """Raise ConfigError if a circuit is too large for a backend."""
     limit = backend.capabilities.max_qubits
     if circuit.n_qubits > limit:
         raise ConfigError(
             f"Backend '{backend.name}' takes at most {limit} qubits; circuit '{circuit.name}' has "
             f"{circuit.n_qubits}. Use a smaller rank, or groups so that each block fits."
         )
+
+
+def check_fit(backend: Backend, circuit: Circuit, weights: Tensor) -> None:
+    """Raise ConfigError if a circuit is too large for a backend or the weights do not fit it."""
+    check_size(backend, circuit)
     if weights.shape[-1] != circuit.n_weights:
         raise ConfigError(
             f"Circuit '{circuit.name}' has {circuit.n_weights} weights; got a tensor of shape "

@@ -8,6 +8,7 @@ small n; the same form, with measured coefficients, is the surrogate of a circui
 """
 
 from functools import reduce
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -58,6 +59,21 @@ def evaluate_polynomial(inputs: Tensor, coefficients: Tensor) -> Tensor:
     return result.mT
 
 
+def trigonometric_polynomial(
+    inputs: Tensor, coefficients: Tensor, n_frequencies: int = 1
+) -> Tensor:
+    """Return (B, rows, K) for inputs (B, rows, n), in the form that is fastest for their number.
+
+    Args:
+        inputs: Radians.
+        coefficients: (B, (2 L + 1)^n, K), of all products of `trigonometric_features`.
+        n_frequencies: L.
+    """
+    if n_frequencies == 1 and inputs.shape[-1] in (2, 4):
+        return evaluate_polynomial(inputs, coefficients)
+    return trigonometric_features(inputs, n_frequencies) @ coefficients
+
+
 def trigonometric_features(inputs: Tensor, n_frequencies: int = 1) -> Tensor:
     """Return all products of one of {1, cos z, sin z, ..., cos Lz, sin Lz} for each input.
 
@@ -68,10 +84,41 @@ def trigonometric_features(inputs: Tensor, n_frequencies: int = 1) -> Tensor:
     Returns:
         (..., (2 L + 1)^n).
     """
+    return outer_product(_input_features(inputs, n_frequencies))
+
+
+def _input_features(inputs: Tensor, n_frequencies: int) -> Tensor:
+    """Return (..., n, 2 L + 1): 1, cos z, sin z, ..., cos Lz, sin Lz of each input."""
     columns = [torch.ones_like(inputs)]
     for frequency in range(1, n_frequencies + 1):
         columns += [torch.cos(frequency * inputs), torch.sin(frequency * inputs)]
-    return outer_product(torch.stack(columns, dim=-1))
+    return torch.stack(columns, dim=-1)
+
+
+def low_terms(n_inputs: int, n_frequencies: int, max_weight: int) -> Tensor:
+    """Return (n_terms, n_inputs): for each product of at most `max_weight` inputs, the factor of each.
+
+    Factor 0 is 1, factor 2 k - 1 is cos(k z) and factor 2 k is sin(k z).
+    """
+    factors = range(1, 2 * n_frequencies + 1)
+    rows = []
+    for weight in range(min(max_weight, n_inputs) + 1):
+        for places in combinations(range(n_inputs), weight):
+            for chosen in product(factors, repeat=weight):
+                row = [0] * n_inputs
+                for place, factor in zip(places, chosen, strict=True):
+                    row[place] = factor
+                rows.append(row)
+    return torch.tensor(rows)
+
+
+def term_features(inputs: Tensor, terms: Tensor, n_frequencies: int = 1) -> Tensor:
+    """Return (..., n_terms): the products that `terms` says, of inputs (..., n) in radians."""
+    columns = _input_features(inputs, n_frequencies)
+    result = columns[..., 0, :][..., terms[:, 0]]
+    for i in range(1, inputs.shape[-1]):
+        result = result * columns[..., i, :][..., terms[:, i]]
+    return result
 
 
 class _Evaluate(torch.autograd.Function):

@@ -113,6 +113,29 @@ class Circuit:
                 free_at[qubit] = end
         return max(free_at)
 
+    @property
+    def angle_columns(self) -> tuple[int, ...]:
+        """For each gate with an angle, in order, its column among the inputs and then the weights."""
+        n_inputs = self.n_inputs
+        return tuple(
+            g.angle.index if isinstance(g.angle, Input) else n_inputs + g.angle.index
+            for g in self.gates
+            if g.angle is not None
+        )
+
+    def untied(self) -> "Circuit":
+        """Return the circuit in which every gate has an angle of its own, all of them inputs.
+
+        Its row of inputs is `row[angle_columns]` of a row of our inputs and weights: the form in which
+        single angles can be shifted and in which circuits of many weights are one batch.
+        """
+        count = iter(range(len(self.gates)))
+        gates = (
+            gate if gate.angle is None else Gate(gate.name, gate.qubits, Input(next(count)))
+            for gate in self.gates
+        )
+        return Circuit(self.n_qubits, tuple(gates), self.name)
+
     def count_gates(self) -> dict[str, int]:
         """Return how often each gate occurs, by gate name."""
         return dict(sorted(Counter(gate.name for gate in self.gates).items()))
