@@ -22,7 +22,7 @@ from qpeft.errors import ConfigError, QpeftError
         ({"angle_init": "smal"}, "Unknown angle_init 'smal'. Did you mean 'small'?"),
         ({"gradient": "autograde"}, "Unknown gradient 'autograde'. Did you mean 'autograd'?"),
         ({"backend": "exakt"}, "Unknown backend 'exakt'. Did you mean 'exact'?"),
-        ({"shots": 100}, "shots=100: backend 'exact' computes exact expectation values"),
+        ({"shots": 100}, "shots=100: backend 'exact' computes expectation values without shots"),
         ({"r": 0}, "r must be a whole number of at least 1; got 0."),
         ({"r": 2.5}, "r must be a whole number of at least 1; got 2.5."),
         ({"n_layers": True}, "n_layers must be a whole number of at least 1; got True."),

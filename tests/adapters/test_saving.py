@@ -104,7 +104,7 @@ def test_the_backend_can_be_changed_at_load(tmp_path: Path) -> None:
     config.backend = "reference"
     loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path, config=config)
     layers = [module for module in loaded.modules() if isinstance(module, QuantumLayer)]
-    assert {layer.backend for layer in layers} == {"reference"}
+    assert {layer.evaluation.name for layer in layers} == {"reference"}
     torch.testing.assert_close(logits(loaded), logits(model), rtol=1e-5, atol=1e-5)
 
 

@@ -92,9 +92,9 @@ def test_evaluation_contracts_once_and_training_every_time(monkeypatch: pytest.M
     at_once: list[int] = []
     contract = QthaAdapter.contract
 
-    def counted(adapters: list[QthaAdapter]) -> object:
+    def counted(adapters: list[QthaAdapter], circuits: dict[int, object]) -> object:
         at_once.append(len(adapters))
-        return contract(adapters)
+        return contract(adapters, circuits)
 
     monkeypatch.setattr(QthaAdapter, "contract", staticmethod(counted))
     for _ in range(3):

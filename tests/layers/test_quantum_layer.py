@@ -10,7 +10,7 @@ import torch
 from qpeft.backends import get_backend
 from qpeft.circuits import build_ansatz, z_on_each
 from qpeft.errors import ConfigError
-from qpeft.layers import QuantumLayer
+from qpeft.layers import Evaluation, QuantumLayer
 from qpeft.layers.quantum import bind_each
 
 
@@ -112,10 +112,10 @@ def test_a_first_use_within_another_default_device_does_not_spoil_later_ones() -
     code = (
         "import torch\n"
         "with torch.device('meta'):\n"
-        "    from qpeft.layers import QuantumLayer\n"
-        "    QuantumLayer(3), QuantumLayer(3, backend='reference')\n"
+        "    from qpeft.layers import Evaluation, QuantumLayer\n"
+        "    QuantumLayer(3), QuantumLayer(3, evaluation=Evaluation('reference'))\n"
         "for backend in ('exact', 'reference'):\n"
-        "    assert QuantumLayer(3, backend=backend)(torch.zeros(2, 3)).isfinite().all()\n"
+        "    assert QuantumLayer(3, evaluation=Evaluation(backend))(torch.zeros(2, 3)).isfinite().all()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -131,7 +131,7 @@ def test_layers_bound_together_are_as_each_alone() -> None:
 @pytest.mark.parametrize("backend", ["exact", "reference"])
 def test_gradients_equal_finite_differences(backend: str) -> None:
     torch.manual_seed(0)
-    layer = QuantumLayer(2, 2, backend=backend).double()
+    layer = QuantumLayer(2, 2, evaluation=Evaluation(backend)).double()
     inputs = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
 
     def run(inputs: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,6 @@ def test_gradients_equal_finite_differences(backend: str) -> None:
         ({"width": 4, "angle_map": "tan"}, "Unknown angle_map 'tan'. Did you mean 'tanh'?"),
         ({"width": 4, "angle_init": "unifrom"}, "Did you mean 'uniform'?"),
         ({"width": 4, "ansatz": "xyz"}, "Unknown ansatz 'xyz'. Valid: encode_once, reupload"),
-        ({"width": 4, "backend": "exat"}, "Unknown backend 'exat'. Did you mean 'exact'?"),
         ({"width": 13}, "takes at most 12 qubits; circuit 'reupload' has 13."),
         ({"width": 4, "n_layers": 0}, "at least 1 qubit and 1 layer"),
     ],

@@ -6,14 +6,14 @@ from typing import Any
 from peft.config import PeftConfig
 
 from qpeft.adapters.registration import add_peft_type
-from qpeft.backends import check_backend_name
 from qpeft.circuits import ANSATZE
 from qpeft.errors import ConfigError, did_you_mean
+from qpeft.layers.evaluation import EXACT, GRADIENTS, Evaluation
+from qpeft.layers.gradients import RULES
 from qpeft.layers.quantum import ANGLE_INITS, ANGLE_MAPS
 
 CORES = ("quantum", "none", "mlp", "product", "frozen", "fourier")
 FUSIONS = ("linear", "hadamard")
-GRADIENTS = ("auto", "autograd")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -47,9 +47,16 @@ class QthaConfig(PeftConfig):
         target_saving: For example 0.76: chooses `inner_width` and `bond_dim` for each layer so that
             it has at least this share fewer parameters than LoRA of the same r.
         dropout: Dropout probability on x.
-        backend: Where the circuits run; not part of what is trained.
-        gradient: "auto" or "autograd".
-        shots: None for exact expectation values.
+        backend: Where the circuits run; not part of what is trained (`qpeft.adapters.run_on` changes it).
+        backend_options: Keyword arguments of the backend, for example {"device": "aer"}; never a key.
+        backend_layers: Indices of the decoder layers whose circuits run on `backend`; those of all others run
+            on the exact simulator. None means all.
+        shots: Of each circuit; None for exact expectation values.
+        gradient: "auto", "autograd", "surrogate", "parameter_shift", "spsa" or "straight_through"; see
+            `qpeft.layers.Evaluation`.
+        angle_gradient: With the surrogate, how the gradient reaches the trained angles.
+        surrogate_weight: With the surrogate, and with core="fourier", leave out terms in which more than so many
+            inputs of a group occur.
         target_modules: Names, a regular expression or "all-linear"; None chooses the query and value
             projections that PEFT's LoRA chooses for the model type.
         exclude_modules: Names or a regular expression that are left out.
@@ -80,8 +87,12 @@ class QthaConfig(PeftConfig):
     target_saving: float | None = _option(None, "Saving against LoRA at the same r, e.g. 0.76.")
     dropout: float = _option(0.0, "Dropout probability on x.")
     backend: str = _option("exact", "Where the circuits run.")
-    gradient: str = _option("auto", f"One of {', '.join(GRADIENTS)}.")
+    backend_options: dict[str, Any] | None = _option(None, "Options of the backend; never a key.")
+    backend_layers: list[int] | None = _option(None, "Layers whose circuits run there; None: all.")
     shots: int | None = _option(None, "None for exact expectation values.")
+    gradient: str = _option("auto", f"One of {', '.join(GRADIENTS)}.")
+    angle_gradient: str = _option("parameter_shift", f"One of {', '.join(RULES)}.")
+    surrogate_weight: int | None = _option(None, "Most inputs in a term of the surrogate.")
     target_modules: list[str] | str | None = _option(None, "Names, a regex or 'all-linear'.")
     exclude_modules: list[str] | str | None = _option(None, "Names or a regex to leave out.")
     layers_to_transform: list[int] | int | None = _option(None, "Indices of layers to adapt.")
@@ -123,6 +134,20 @@ class QthaConfig(PeftConfig):
         """Return alpha / r, with alpha = 2 r where it is not given."""
         return 2.0 if self.alpha is None else self.alpha / r
 
+    def evaluation_of(self, module_name: str) -> Evaluation:
+        """Return where the circuits of a module run; its layer is the first number in its name."""
+        index = next((int(part) for part in module_name.split(".") if part.isdecimal()), None)
+        if self.backend_layers is not None and module_name and index not in self.backend_layers:
+            return EXACT
+        return Evaluation(
+            self.backend,
+            self.backend_options or {},
+            self.shots,
+            self.gradient,
+            self.angle_gradient,
+            None if self.core == "fourier" else self.surrogate_weight,
+        )
+
     def _check_names(self) -> None:
         for name, valid in (
             ("ansatz", tuple(ANSATZE)),
@@ -130,17 +155,11 @@ class QthaConfig(PeftConfig):
             ("core", CORES),
             ("angle_map", ANGLE_MAPS),
             ("angle_init", tuple(ANGLE_INITS)),
-            ("gradient", GRADIENTS),
         ):
             value = getattr(self, name)
             if value not in valid:
                 raise ConfigError(f"Unknown {name} {value!r}.{did_you_mean(str(value), valid)}")
-        check_backend_name(self.backend)
-        if self.shots is not None:
-            raise ConfigError(
-                f"shots={self.shots}: backend '{self.backend}' computes exact expectation values "
-                f"and takes none. Leave shots out."
-            )
+        self.evaluation_of("")
 
     def _check_numbers(self) -> None:
         for name in ("r", "n_layers", "groups", "inner_width", "bond_dim", "n_cores"):

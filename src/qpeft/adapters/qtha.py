@@ -7,7 +7,8 @@ once a step: a row then costs what LoRA costs, and the circuit.
 """
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from qpeft.backends import BoundCircuit
 from qpeft.circuits import build_ansatz
 from qpeft.errors import MergeError
 from qpeft.layers import FourierCore, MlpCore, QuantumLayer, TensorTrain
+from qpeft.layers.evaluation import EXACT, Evaluation
 from qpeft.layers.quantum import bind_each
 from qpeft.layers.tensor_train import contract_each
 from qpeft.layers.weight_cache import WeightCache
@@ -45,12 +47,15 @@ class QthaAdapter(nn.Module):
         d_in: Input width of the adapted layer.
         d_out: Output width of the adapted layer.
         r: Rank of this layer.
+        evaluation: Where its circuits run.
 
     Raises:
         ConfigError: The options do not fit this layer.
     """
 
-    def __init__(self, config: QthaConfig, d_in: int, d_out: int, r: int):
+    def __init__(
+        self, config: QthaConfig, d_in: int, d_out: int, r: int, evaluation: Evaluation = EXACT
+    ):
         super().__init__()
         sizes = choose_sizes(config, d_in, d_out, r)
         width, bond_dim = sizes.inner_width, sizes.bond_dim
@@ -62,13 +67,25 @@ class QthaAdapter(nn.Module):
         self.A = nn.Parameter(torch.empty(r, width))
         self.B = nn.Parameter(torch.empty(width, r))
         self.C = nn.Parameter(torch.empty(r, r))
-        self.core = build_core(config, r)
+        self.core = build_core(config, r, evaluation)
         has_q = self.core is not None and not self.is_hadamard
         self.Q = nn.Parameter(torch.empty(r, r)) if has_q else None
-        self.shape_key = (d_in, d_out, r, sizes, repr(self.core), self.is_hadamard, self.scaling)
+        # Adapters with the same key are contracted in the same operations.
+        self.shape_key = (d_in, d_out, r, sizes, self.is_hadamard, self.scaling, repr(self.core))
         self.prepared: Contracted | None = None
         self._cache: WeightCache[Contracted] = WeightCache()
         self.reset_parameters(is_neutral=config.init_weights)
+
+    def run_on(self, evaluation: Evaluation) -> None:
+        """Let the circuits run elsewhere from now on; without circuits nothing changes.
+
+        Raises:
+            ConfigError: The circuit does not fit the backend.
+        """
+        if isinstance(self.core, QuantumLayer):
+            self.core.run_on(evaluation)
+            self.shape_key = (*self.shape_key[:-1], repr(self.core))
+            self._cache.clear()
 
     def reset_parameters(self, *, is_neutral: bool = True) -> None:
         """Draw all weights; `is_neutral` makes the update exactly zero."""
@@ -83,7 +100,7 @@ class QthaAdapter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the update (..., d_out) for x (..., d_in)."""
         now = self.prepared if self.prepared is not None and not _is_checkpointed() else None
-        now = now or self.recall() or self.contract([self])[0]
+        now = now or self.recall() or self.contract([self], self.bind_circuits([self]))[0]
         z = nn.functional.linear(self.dropout(x), now.down.to(x.dtype))  # (..., r)
         h = self._mix(z, now.circuits)
         return h @ now.up.to(h.dtype)
@@ -98,19 +115,41 @@ class QthaAdapter(nn.Module):
         return self._cache.get(self._weights())
 
     @staticmethod
-    def contract(adapters: Sequence["QthaAdapter"]) -> list[Contracted]:
-        """Contract adapters with equal `shape_key`, all in the same operations."""
+    def bind_circuits(adapters: Sequence["QthaAdapter"]) -> dict[int, BoundCircuit]:
+        """Bind the circuits of adapters of any shape; alike ones in the same operations or jobs.
+
+        Returns:
+            The bound circuit by the adapter's id; adapters without one are left out.
+        """
+        alike: dict[Any, list[QthaAdapter]] = defaultdict(list)
+        for adapter in adapters:
+            if isinstance(adapter.core, QuantumLayer):
+                angles = adapter.core.angles
+                alike[adapter.shape_key[-1], angles.device, angles.dtype].append(adapter)
+        bound: dict[int, BoundCircuit] = {}
+        for group in alike.values():
+            cores = [a.core for a in group if isinstance(a.core, QuantumLayer)]
+            bound |= zip(map(id, group), bind_each(cores), strict=True)
+        return bound
+
+    @staticmethod
+    def contract(
+        adapters: Sequence["QthaAdapter"], circuits: Mapping[int, BoundCircuit]
+    ) -> list[Contracted]:
+        """Contract adapters with equal `shape_key`, all in the same operations.
+
+        Args:
+            adapters: The adapters.
+            circuits: What `bind_circuits` made of them.
+        """
         first = adapters[0]
         # Under autocast these few products would lose the precision that the weights are kept in.
         with torch.autocast(first.A.device.type, enabled=False):
             down = contract_each([a.down for a in adapters], torch.stack([a.A for a in adapters]))
             scaled = torch.stack([a.B for a in adapters]).mT * first.scaling
             up = contract_each([a.up for a in adapters], scaled)
-            cores = [a.core for a in adapters if isinstance(a.core, QuantumLayer)]
-            circuits = bind_each(cores) if cores else [None] * len(adapters)
-        made = [
-            Contracted(*parts) for parts in zip(down.unbind(), up.unbind(), circuits, strict=True)
-        ]
+        parts = zip(adapters, down.unbind(), up.unbind(), strict=True)
+        made = [Contracted(d, u, circuits.get(id(adapter))) for adapter, d, u in parts]
         for adapter, contracted in zip(adapters, made, strict=True):
             if not adapter.training:
                 adapter._cache.put(adapter._weights(), contracted)
@@ -133,7 +172,9 @@ class QthaAdapter(nn.Module):
         return nn.functional.linear(torch.cat([z, q], dim=-1), mixing)
 
 
-def build_core(config: QthaConfig, r: int) -> QuantumLayer | MlpCore | FourierCore | None:
+def build_core(
+    config: QthaConfig, r: int, evaluation: Evaluation = EXACT
+) -> QuantumLayer | MlpCore | FourierCore | None:
     """Return what computes q from z: the circuit, or the control that stands in its place.
 
     Raises:
@@ -147,7 +188,8 @@ def build_core(config: QthaConfig, r: int) -> QuantumLayer | MlpCore | FourierCo
         # n inputs, n outputs and h hidden units have 2 n h parameters: as many as there are angles.
         return MlpCore(r, circuit.n_weights // (2 * n), config.groups)
     if config.core == "fourier":
-        return FourierCore(r, circuit.n_uploads(), config.groups)
+        weight = config.surrogate_weight
+        return FourierCore(r, circuit.n_uploads(), config.groups, config.angle_map, weight)
     return QuantumLayer(
         r,
         config.n_layers,
@@ -157,7 +199,7 @@ def build_core(config: QthaConfig, r: int) -> QuantumLayer | MlpCore | FourierCo
         config.angle_init,
         is_entangled=is_entangled,
         is_trained=config.core != "frozen",
-        backend=config.backend,
+        evaluation=evaluation,
     )
 
 
@@ -220,7 +262,8 @@ class QthaModel(AdapterModel):
 
     def build_adapter(self, config: Any, d_in: int, d_out: int, module_name: str) -> nn.Module:
         """Return the adapter of one layer."""
-        return QthaAdapter(config, d_in, d_out, config.rank_of(module_name))
+        rank, evaluation = config.rank_of(module_name), config.evaluation_of(module_name)
+        return QthaAdapter(config, d_in, d_out, rank, evaluation)
 
     def build_layer(self, base_layer: nn.Module, **kwargs: Any) -> AdapterLinear:
         """Return the layer that takes a base layer's place."""

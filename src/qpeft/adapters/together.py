@@ -27,7 +27,10 @@ class Preparable(Protocol):
     def recall(self) -> Any:
         """Return what is still valid from an earlier pass, or None."""
 
-    def contract(self, adapters: list[Any]) -> list[Any]:
+    def bind_circuits(self, adapters: list[Any]) -> dict[int, Any]:
+        """Bind the circuits of adapters of any shape, by the adapter's id."""
+
+    def contract(self, adapters: list[Any], circuits: dict[int, Any]) -> list[Any]:
         """Prepare adapters of one shape."""
 
 
@@ -64,8 +67,12 @@ def _prepare(model: nn.Module, args: Any) -> None:
         adapter.prepared = adapter.recall()
         if adapter.prepared is None:
             groups[adapter.shape_key, weight.device, weight.dtype, adapter.training].append(adapter)
+    every = [adapter for adapters in groups.values() for adapter in adapters]
+    # The circuits of all shapes of adapters are alike: on a machine they are one batch of jobs.
+    circuits = every[0].bind_circuits(every) if every else {}
     for adapters in groups.values():
-        for adapter, prepared in zip(adapters, adapters[0].contract(adapters), strict=True):
+        contracted = adapters[0].contract(adapters, circuits)
+        for adapter, prepared in zip(adapters, contracted, strict=True):
             adapter.prepared = prepared
 
 

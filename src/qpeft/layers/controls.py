@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from qpeft.backends.fourier import trigonometric_features
+from qpeft.backends.fourier import low_terms, term_features, trigonometric_polynomial
 from qpeft.errors import ConfigError
 
 MAX_COEFFICIENTS = 100_000
@@ -43,28 +43,42 @@ class FourierCore(nn.Module):
     """q_k = sum over P in {1, cos, sin, ...}^n of c[P, k] prod_i P_i(z_i), with free coefficients.
 
     It contains every circuit of n qubits into which the data enter L times: frequencies up to L on each
-    input, (2 L + 1)^n coefficients an output (Schuld et al., arXiv 2008.08605).
+    input, (2 L + 1)^n coefficients an output (Schuld et al., arXiv 2008.08605). With a circuit's measured
+    coefficients it is that circuit (`qpeft.adapters.export_surrogate`).
 
     Args:
         width: r, inputs and outputs.
         n_uploads: L, how often the circuit that it controls takes the data.
         groups: Blocks of width / groups inputs that do not interact.
+        angle_map: How inputs become angles, as in `QuantumLayer`.
+        max_weight: Only terms in which at most so many inputs of a group occur; None for all.
 
     Raises:
         ConfigError: More than 100,000 coefficients.
     """
 
-    def __init__(self, width: int, n_uploads: int = 1, groups: int = 1):
+    def __init__(
+        self,
+        width: int,
+        n_uploads: int = 1,
+        groups: int = 1,
+        angle_map: str = "raw",
+        max_weight: int | None = None,
+    ):
         super().__init__()
         n = width // groups
-        n_terms = (2 * n_uploads + 1) ** n
+        is_whole = max_weight is None or max_weight >= n
+        terms = None if is_whole else low_terms(n, n_uploads, max_weight or 0)
+        n_terms = (2 * n_uploads + 1) ** n if terms is None else len(terms)
         if groups * n_terms * n > MAX_COEFFICIENTS:
             raise ConfigError(
                 f"core='fourier' would need {groups * n_terms * n} coefficients a layer (the limit "
                 f"is {MAX_COEFFICIENTS}). Use more groups, n_layers=1 or ansatz='encode_once'."
             )
-        self.groups, self.n_uploads = groups, n_uploads
+        self.groups, self.n_uploads, self.angle_map = groups, n_uploads, angle_map
         self.coefficients = nn.Parameter(torch.empty(groups, n_terms, n))
+        self.terms: Tensor | None
+        self.register_buffer("terms", terms, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -75,9 +89,18 @@ class FourierCore(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (..., width) for inputs (..., width)."""
-        rows = _by_group(inputs.to(self.coefficients.dtype), self.groups)
-        values = trigonometric_features(rows, self.n_uploads) @ self.coefficients
+        angles = map_angles(inputs.to(self.coefficients.dtype), self.angle_map)
+        rows = _by_group(angles, self.groups)
+        if self.terms is None:
+            values = trigonometric_polynomial(rows, self.coefficients, self.n_uploads)
+        else:
+            values = term_features(rows, self.terms, self.n_uploads) @ self.coefficients
         return values.transpose(0, 1).reshape(inputs.shape)
+
+
+def map_angles(inputs: Tensor, angle_map: str) -> Tensor:
+    """Return the angles, in radians, of the inputs: themselves ("raw") or pi * tanh of them."""
+    return math.pi * torch.tanh(inputs) if angle_map == "tanh" else inputs
 
 
 def _by_group(inputs: Tensor, groups: int) -> Tensor:

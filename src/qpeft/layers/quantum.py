@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qpeft.backends import BoundCircuit, get_backend
-from qpeft.backends.base import check_fit
+from qpeft.backends import BoundCircuit
 from qpeft.circuits import build_ansatz, z_on_each
 from qpeft.errors import ConfigError, did_you_mean
+from qpeft.layers.controls import map_angles
+from qpeft.layers.evaluation import EXACT, Evaluation
 
 ANGLE_MAPS = ("raw", "tanh")
 ANGLE_INITS = {"uniform": math.pi, "small": 0.1}
@@ -34,11 +35,10 @@ class QuantumLayer(nn.Module):
         angle_init: "uniform" in (-pi, pi), or "small" in (-0.1, 0.1).
         is_entangled: False leaves the entangling rings out.
         is_trained: False keeps the angles as a buffer that no optimiser sees.
-        backend: A key of `qpeft.backends.BACKENDS`.
+        evaluation: Where the circuits run, and how gradients come back.
 
     Raises:
-        ConfigError: An option is unknown, `groups` does not divide `width`, or the backend does not
-            take as many qubits.
+        ConfigError: An option is unknown, or `groups` does not divide `width`.
 
     Example:
         >>> layer = QuantumLayer(4)
@@ -59,7 +59,7 @@ class QuantumLayer(nn.Module):
         *,
         is_entangled: bool = True,
         is_trained: bool = True,
-        backend: str = "exact",
+        evaluation: Evaluation = EXACT,
     ):
         super().__init__()
         if groups < 1 or width % groups:
@@ -75,13 +75,12 @@ class QuantumLayer(nn.Module):
         self.groups = groups
         self.angle_map = angle_map
         self.angle_init = angle_init
-        self.backend = backend
+        self.evaluation = evaluation.checked(self.circuit)
         angles = torch.empty(groups, self.circuit.n_weights)
         if is_trained:
             self.angles = nn.Parameter(angles)
         else:
             self.register_buffer("angles", angles)
-        check_fit(get_backend(backend), self.circuit, self.angles)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -94,11 +93,18 @@ class QuantumLayer(nn.Module):
         (bound,) = bind_each([self])
         return bound
 
+    def run_on(self, evaluation: Evaluation) -> None:
+        """Let the circuits run elsewhere from now on; the angles stay as they are.
+
+        Raises:
+            ConfigError: The circuit is too large for the backend, or its gradient does not suit.
+        """
+        self.evaluation = evaluation.checked(self.circuit)
+
     def evaluate(self, bound: BoundCircuit, inputs: Tensor) -> Tensor:
         """Return (..., width) expectation values of inputs (..., width), at least in float32."""
         angles = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
-        if self.angle_map == "tanh":
-            angles = math.pi * torch.tanh(angles)
+        angles = map_angles(angles, self.angle_map)
         n_rows = math.prod(inputs.shape[:-1])
         rows = angles.reshape(n_rows, self.groups, self.circuit.n_qubits)
         expectations = bound(rows.transpose(0, 1))  # (groups, rows, n_qubits)
@@ -112,12 +118,12 @@ class QuantumLayer(nn.Module):
         """Show the circuit when the module is printed."""
         return (
             f"{self.groups} x {self.circuit.n_qubits} qubits, ansatz={self.circuit.name}, "
-            f"{self.angles.numel()} angles, backend={self.backend}"
+            f"{self.angles.numel()} angles, {self.evaluation}"
         )
 
 
 def bind_each(layers: Sequence[QuantumLayer]) -> list[BoundCircuit]:
-    """Bind layers of the same shape and backend, all in the same operations."""
+    """Bind layers of the same shape and evaluation, all in the same operations or jobs."""
     first = layers[0]
     angles = torch.stack([layer.angles for layer in layers])
-    return get_backend(first.backend).bind_each(first.circuit, first.observables, angles)
+    return first.evaluation.bind_each(first.circuit, first.observables, angles)
