@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qpeft import __version__
 from qpeft.errors import QpeftError, RecipeError
+from qpeft.hardware_verbs import verbs
 
 app = typer.Typer(
     help="Fine-tune language models with quantum-hybrid adapters.",
@@ -243,6 +244,9 @@ def autoload(
         hook.turn_off()
     state = "on" if hook.is_on() else "off"
     console.print(f"Autoload is {state} ({hook.hook_file()}).", soft_wrap=True)
+
+
+app.add_typer(verbs)
 
 
 def _version(is_asked: bool) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "EvaluationSpec",
     "FileSplits",
     "HubSplits",
+    "JobsSpec",
     "ModelSpec",
     "Recipe",
     "TrainingSpec",
@@ -50,8 +51,8 @@ __all__ = [
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> "Recipe":
     """Read a recipe file, apply the overrides and check all of it.
 
-    Relative paths of data and model are taken from the recipe's folder, `output_dir` from the
-    current one; without `output_dir` it is `runs/<name of the recipe>`.
+    Relative paths of data and model are taken from the recipe's folder, `output_dir` and the jobs'
+    journal from the current one; without `output_dir` it is `runs/<name of the recipe>`.
 
     Args:
         path: The YAML file.
@@ -258,8 +259,18 @@ class EvaluationSpec(_Spec):
     stop: list[str] = ["\n"]
 
 
+class JobsSpec(_Spec):
+    """Where jobs for quantum hardware are recorded, and what each adapter of the run may send in all."""
+
+    journal: Path = Path("qpeft-jobs.sqlite")
+    max_circuits: _Count | None = None
+    max_programs: _Count | None = None
+    max_shots: _Count | None = None
+    max_jobs: _Count | None = None
+
+
 class Recipe(_Spec):
-    """One training run: model, adapter, baselines, data, training and evaluation."""
+    """One training run: model, adapter, baselines, data, training, evaluation and hardware jobs."""
 
     model: ModelSpec
     adapter: AdapterSpec
@@ -267,6 +278,7 @@ class Recipe(_Spec):
     data: DataSpec
     training: TrainingSpec
     evaluation: EvaluationSpec = EvaluationSpec()
+    jobs: JobsSpec = JobsSpec()
     seed: _CountFromZero = 0
     output_dir: Path = Path("runs/qpeft")
 
@@ -356,6 +368,8 @@ def _raise_if(spec: _S, problems: Iterable[tuple[Key, str]]) -> _S:
 
 def _resolve_paths(recipe: "Recipe", folder: Path) -> "Recipe":
     update: dict[str, Any] = {"output_dir": recipe.output_dir.absolute()}
+    journal = recipe.jobs.journal.expanduser().absolute()
+    update["jobs"] = recipe.jobs.model_copy(update={"journal": journal})
     name, template = recipe.model.name, recipe.model.chat_template
     model = {}
     local = folder / Path(name).expanduser()

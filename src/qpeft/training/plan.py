@@ -149,14 +149,22 @@ def count_adapter(model: PreTrainedModel, config: PeftConfig) -> AdapterCount:
     Raises:
         ConfigError: The target modules match no layer of the model.
     """
+    return count_adapted(adapted_copy(model, config))
+
+
+def adapted_copy(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """Return a copy of the model with an adapter, without memory where the method allows it.
+
+    Raises:
+        ConfigError: The target modules match no layer of the model.
+    """
     check_targets(model, config)
     config = copy.deepcopy(config)  # PEFT fills target modules in
     try:
-        adapted = add_adapter(_without_memory(model), config, low_cpu_mem_usage=True)
+        return add_adapter(_without_memory(model), config, low_cpu_mem_usage=True)
     except NotImplementedError:
         # A few methods read the base weights when they are made, so they need real ones.
-        adapted = add_adapter(copy.deepcopy(model), config)
-    return count_adapted(adapted)
+        return add_adapter(copy.deepcopy(model), config)
 
 
 def count_adapted(model: PeftModel) -> AdapterCount:

@@ -34,6 +34,7 @@ BASE = "base"
 # What may differ between a run and its resumption: how long, how it is measured, where it lies.
 _MAY_CHANGE = (
     "evaluation",
+    "jobs",
     "output_dir",
     "training.epochs",
     "training.evaluate_every",

@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from qpeft.errors import DataError, QpeftError
+from qpeft.jobs import use_session
 from qpeft.recipe import Recipe
 from qpeft.training.adapting import quiet_libraries, remove_adapter
 from qpeft.training.data import load_splits
@@ -17,7 +18,7 @@ from qpeft.training.loading import attach_adapter, find_source
 from qpeft.training.models import load_base
 from qpeft.training.record import BASE, write_json, write_jsonl
 from qpeft.training.reporter import Reporter, SilentReporter
-from qpeft.training.run import compare_all, place
+from qpeft.training.run import compare_all, open_session, place
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def evaluate_run(
             evaluations[BASE] = job.evaluate(BASE, model)
         for label, folder in source.adapters.items():
             adapted = attach_adapter(model, folder)
-            evaluations[label] = job.evaluate(label, adapted)
+            with use_session(open_session(recipe, f"{label}/eval", reporter.jobs)):
+                evaluations[label] = job.evaluate(label, adapted)
             model = remove_adapter(adapted)
         comparisons = compare_all(evaluations, next(iter(source.adapters), BASE))
         _write(output_dir, evaluations, comparisons)

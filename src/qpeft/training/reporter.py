@@ -37,6 +37,9 @@ class Reporter(Protocol):
     def progress(self, done: int, total: int) -> None:
         """Tell how far an evaluation is."""
 
+    def jobs(self, done: int, total: int, text: str) -> None:
+        """Tell how many jobs of a batch at a quantum machine are done."""
+
     def table(
         self, evaluations: dict[str, list[Evaluation]], comparisons: Sequence[Comparison]
     ) -> None:
@@ -62,6 +65,9 @@ class SilentReporter:
         """Say nothing."""
 
     def progress(self, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def jobs(self, done: int, total: int, text: str) -> None:
         """Say nothing."""
 
     def table(
@@ -114,6 +120,12 @@ class RichReporter:
     def progress(self, done: int, total: int) -> None:
         """Move the bar."""
         self._move(done, total, "")
+
+    def jobs(self, done: int, total: int, text: str) -> None:
+        """Show behind the bar how many jobs of a batch are done."""
+        if self._bar is not None and self._task is not None:
+            note = f"{self._note}{self._validation}  {done:,}/{total:,} jobs, {text}"
+            self._bar.update(self._task, note=note)
 
     def table(
         self, evaluations: dict[str, list[Evaluation]], comparisons: Sequence[Comparison]

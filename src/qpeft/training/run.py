@@ -9,7 +9,7 @@ recorded at once, so a run that stopped anywhere goes on from there.
 """
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from qpeft.errors import ModelError, QpeftError
+from qpeft.jobs import Budget, Session, use_session
 from qpeft.recipe import AdapterSpec, Recipe
 from qpeft.training.adapting import add_adapter, fingerprint, quiet_libraries, remove_adapter
 from qpeft.training.card import model_card
@@ -125,7 +126,11 @@ class _Run:
         try:
             self._evaluate(BASE, self.model)
             for spec in (self.recipe.adapter, *self.recipe.baselines):
-                self._do_arm(spec)
+                with use_session(open_session(self.recipe, spec.label, self.reporter.jobs)) as jobs:
+                    try:
+                        self._do_arm(spec)
+                    finally:
+                        self._record_jobs(spec, jobs)
         except (_Interrupted, KeyboardInterrupt):
             is_interrupted = True
         evaluations = self._evaluations()
@@ -152,6 +157,13 @@ class _Run:
         self._evaluate(spec.label, adapted)
         self.model = remove_adapter(adapted)
         self._check_base()
+
+    def _record_jobs(self, spec: AdapterSpec, jobs: Session) -> None:
+        """Write down what the arm's circuits have sent so far, in this run and those it resumed."""
+        sent = jobs.totals()
+        if sent:
+            self.folder.arm(spec.label)["jobs"] = [asdict(total) for total in sent]
+            self.folder.save()
 
     def _train(self, spec: AdapterSpec) -> PeftModel:
         name, n_steps = spec.label, self.plan.n_steps
@@ -284,6 +296,21 @@ class _Run:
                 f"Model {self.recipe.model.name} is not the same when it is loaded again, so the "
                 f"arms cannot be compared. Was the file changed during the run?"
             )
+
+
+def open_session(
+    recipe: Recipe, label: str, on_progress: Callable[[int, int, str], None]
+) -> Session:
+    """Return how the jobs of one adapter are recorded and capped, as the recipe says.
+
+    Args:
+        recipe: The resolved recipe.
+        label: The adapter's label.
+        on_progress: Told (jobs done, jobs of the batch, words).
+    """
+    spec = recipe.jobs
+    caps = Budget(spec.max_circuits, spec.max_programs, spec.max_shots, spec.max_jobs)
+    return Session(spec.journal, caps, f"{recipe.output_dir.name}/{label}", on_progress)
 
 
 def place(model: PreTrainedModel) -> None:

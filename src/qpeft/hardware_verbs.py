@@ -1,0 +1,327 @@
+"""The verbs of the command line that have to do with quantum machines: plan, jobs, calibrate, export, emulator.
+
+Like `qpeft.cli` they parse, call one function of a room above and show the result; heavy packages are imported
+inside.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from qpeft.errors import ConfigError, QpeftError
+
+if TYPE_CHECKING:
+    from qpeft.jobs import Decision, Row
+    from qpeft.training.hardware_plan import Cost, HardwarePlan
+
+verbs = typer.Typer()
+jobs_app = typer.Typer(
+    help="Look at the journal of jobs on quantum machines, and collect what is outstanding.",
+    no_args_is_help=True,
+)
+verbs.add_typer(jobs_app, name="jobs")
+console = Console()
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the backend. Repeatable."),
+]
+JournalPath = Annotated[
+    Path, typer.Option(help="The journal's file.", envvar="QPEFT_JOURNAL", show_envvar=True)
+]
+DEFAULT_JOURNAL = Path("qpeft-jobs.sqlite")
+
+
+@verbs.command()
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe whose adapter uses a machine.")],
+    backend: Annotated[
+        str | None, typer.Option(help="Plan for this machine, whatever the recipe says.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Of each circuit.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key. Repeatable."),
+    ] = None,
+) -> None:
+    """Count what a recipe would send to a quantum machine, for each way to a gradient."""
+    from qpeft.recipe import load_recipe
+
+    overrides = list(set_ or [])
+    overrides += [f"adapter.backend={backend}"] if backend else []
+    overrides += [f"adapter.shots={shots}"] if shots else []
+    loaded = load_recipe(recipe, overrides)
+    from qpeft.training.hardware_plan import plan_hardware
+
+    for found in plan_hardware(loaded):
+        _show_plan(found)
+
+
+@jobs_app.command("list")
+def list_(
+    journal: JournalPath = DEFAULT_JOURNAL,
+    last: Annotated[int, typer.Option(min=1, help="Show the last so many jobs.")] = 30,
+    is_open: Annotated[bool, typer.Option("--open", help="Only those not at their end.")] = False,
+) -> None:
+    """Show the last jobs, and what each backend and run amount to."""
+    from qpeft import jobs
+
+    opened = _open_journal(journal)
+    states = [state for state in jobs.State if state.is_open] if is_open else None
+    table = Table("row", "backend", "for", "state", "circuits", "programs", "shots", "id", "sent")
+    for row in jobs.list_jobs(opened, states=states, n_last=last):
+        numbers = (f"{row.n_circuits:,}", f"{row.n_programs:,}", _shots(row.shots))
+        sent = (row.submitted_at or "").replace("T", " ")[:19]
+        table.add_row(
+            str(row.id), row.backend, row.label, row.state, *numbers, row.job_id or "", sent
+        )
+    console.print(table)
+    totals = Table("backend", "for", "circuits", "programs", "jobs", "shots", "states")
+    for total in jobs.totals(opened):
+        sent_all = total.sent
+        numbers = tuple(
+            f"{n:,}"
+            for n in (sent_all.n_circuits, sent_all.n_programs, sent_all.n_jobs, sent_all.n_shots)
+        )
+        states_text = ", ".join(f"{n} {state}" for state, n in total.n_rows.items())
+        totals.add_row(total.backend, total.label, *numbers, states_text)
+    console.print(totals)
+
+
+@jobs_app.command()
+def show(
+    row: Annotated[int, typer.Argument(help="The row's number in the list.")],
+    journal: JournalPath = DEFAULT_JOURNAL,
+) -> None:
+    """Show everything that is known of one job, its raw result included."""
+    import json
+    from dataclasses import asdict
+
+    from qpeft import jobs
+
+    details = jobs.show_job(_open_journal(journal), row)
+    for name, value in asdict(details.row).items():
+        console.print(f"{name}: {'' if value is None else value}", markup=False, soft_wrap=True)
+    others = ", ".join(f"{r.id} ({r.state})" for r in details.attempts)
+    console.print(f"rows of the same request: {others}", markup=False)
+    if details.seconds_waited is not None:
+        console.print(f"seconds from submission to result: {details.seconds_waited:.1f}")
+    if details.calibration is not None:
+        console.print(f"calibration: {details.calibration.get('taken_at', '')}", markup=False)
+    raw = "none yet" if details.raw is None else json.dumps(details.raw)
+    console.print(f"raw result: {raw[:2000]}", markup=False, soft_wrap=True)
+    if len(raw) > 2000:
+        console.print(f"... {len(raw) - 2000:,} characters more")
+
+
+@jobs_app.command("export")
+def export_jobs(
+    path: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+    journal: JournalPath = DEFAULT_JOURNAL,
+) -> None:
+    """Write the whole journal as a table (CSV), one line a submission."""
+    from qpeft import jobs
+
+    n_rows = jobs.export_csv(_open_journal(journal), path)
+    console.print(f"Wrote {n_rows} rows to {path}", soft_wrap=True)
+
+
+@jobs_app.command()
+def resume(
+    journal: JournalPath = DEFAULT_JOURNAL,
+    option: Options = None,
+    wait: Annotated[bool, typer.Option(help="Wait until every job is at its end.")] = True,
+) -> None:
+    """Collect outstanding results; ask about jobs of which nobody knows whether they were sent."""
+    from qpeft import jobs
+
+    options = _parse_options(option)
+    done = jobs.resume(
+        _open_journal(journal), lambda name: _remote_named(name, options), _ask, waits=wait
+    )
+    for words, rows in (
+        ("collected", done.finished),
+        ("failed at the machine", done.failed),
+        ("still open", done.waiting),
+        ("given up", done.forgotten),
+    ):
+        if rows:
+            console.print(f"{words}: row {', '.join(str(row.id) for row in rows)}")
+    for row, problem in done.problems:
+        console.print(f"row {row.id}: {problem}", markup=False, soft_wrap=True)
+    if not any((done.finished, done.failed, done.waiting, done.forgotten, done.problems)):
+        console.print("Nothing is outstanding.")
+
+
+@verbs.command()
+def calibrate(
+    backend: Annotated[str, typer.Argument(help="A machine with a calibration.")] = "emulator",
+    option: Options = None,
+    output_dir: Annotated[Path, typer.Option(help="Where the snapshot and the picture go.")] = Path(
+        "calibrations"
+    ),
+) -> None:
+    """Take a snapshot of a chip's qualities, draw it, and keep both."""
+    from qpeft.backends import get_remote
+    from qpeft.chips.chip_drawing import draw_chip_svg, draw_chip_text
+
+    snapshot = get_remote(backend, _parse_options(option)).calibration()
+    if snapshot is None:
+        raise ConfigError(f"Backend '{backend}' has no calibration to show.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    stamp = "".join(c for c in snapshot.taken_at if c.isalnum())
+    path = output_dir / f"{snapshot.chip}-{stamp}.json"
+    snapshot.save(path)
+    picture = path.with_suffix(".svg")
+    picture.write_text(draw_chip_svg(snapshot), encoding="utf-8")
+    typer.echo(draw_chip_text(snapshot))
+    console.print(f"{snapshot.source}\n{path}\n{picture}", markup=False, soft_wrap=True)
+
+
+@verbs.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="The folder of a trained QTHA adapter.")],
+    output_dir: Annotated[Path, typer.Argument(help="The folder to write.")],
+    surrogate: Annotated[
+        bool, typer.Option("--surrogate", help="Replace the circuits by their polynomials.")
+    ] = False,
+    backend: Annotated[
+        str | None, typer.Option(help="Measure the circuits there; by default where they ran.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Of each circuit.")] = None,
+    option: Options = None,
+    surrogate_weight: Annotated[
+        int | None, typer.Option(min=1, help="Leave out terms of more inputs than this.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a folder that is there.")] = False,
+) -> None:
+    """Turn a trained adapter into a purely classical one with the same outputs."""
+    if not surrogate:
+        raise ConfigError(
+            "An adapter is exported as its surrogate; say so: qpeft export FOLDER TARGET --surrogate"
+        )
+    from qpeft.adapters import export_surrogate
+    from qpeft.layers import Evaluation
+
+    if backend is None and (shots is not None or option):
+        raise ConfigError("--shots and --option need --backend, which they are for.")
+    where = (
+        Evaluation(
+            backend,
+            _parse_options(option),
+            shots,
+            "surrogate",
+            surrogate_weight=surrogate_weight,
+        )
+        if backend
+        else None
+    )
+    done = export_surrogate(path, output_dir, where, overwrite=overwrite)
+    kind = "exact" if done.is_exact else "an approximation"
+    console.print(
+        f"{done.n_layers} layers, {done.n_circuits:,} circuits evaluated. The polynomials are {kind}; "
+        f"the largest difference from the measured layers is {done.disagreement:.1e}."
+    )
+    if not done.is_exact:
+        console.print(
+            f"The terms left out: {done.truncation_error:.3f} root mean square in an expectation value."
+        )
+    console.print(f"A classical PEFT adapter: {done.folder}", soft_wrap=True)
+
+
+def _show_plan(plan: "HardwarePlan") -> None:
+    shots = "exact probabilities" if plan.shots is None else f"{plan.shots:,} shots a circuit"
+    console.print(
+        f"[bold]{plan.adapter}[/bold] on '{plan.backend}': {plan.n_layers} adapted layers with "
+        f"{plan.n_blocks} circuits of {plan.n_qubits} qubits; {plan.n_steps:,} steps of about "
+        f"{plan.n_tokens:,} tokens; {shots}; {plan.circuits_per_program:.1f} circuits a program."
+    )
+    table = Table("gradient", "angles by", "", title="What would be sent")
+    for name in ("circuits", "programs", "jobs", "shots"):
+        table.add_column(name, justify="right")
+    for name in ("time", "cost"):
+        table.add_column(name, justify="right")
+    for strategy in plan.strategies:
+        mark = " *" if strategy.is_chosen else ""
+        rule = strategy.angle_gradient or ""
+        table.add_row(strategy.gradient + mark, rule, "a step", *_counts(strategy.step), "", "")
+        money = "not known" if strategy.money is None else f"{strategy.money:,.2f} {plan.currency}"
+        time = "not known" if strategy.seconds is None else _duration(strategy.seconds)
+        table.add_row("", "", "in all", *_counts(strategy.total), time, money, end_section=True)
+    console.print(table)
+    console.print("* what the recipe says. In all: training and evaluation of the trained adapter.")
+    console.print(f"Times and prices: {plan.price_source}.", markup=False)
+
+
+def _counts(cost: "Cost") -> tuple[str, ...]:
+    return tuple(f"{n:,}" for n in (cost.circuits, cost.programs, cost.jobs, cost.shots))
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _shots(shots: int | None) -> str:
+    return "exact" if shots is None else f"{shots:,}"
+
+
+def _open_journal(path: Path) -> Any:
+    from qpeft.jobs import Journal
+
+    if not path.exists():
+        raise QpeftError(
+            f"There is no journal {path}. Run this in the folder of your runs, or name it with --journal."
+        )
+    return Journal(path)
+
+
+def _parse_options(texts: list[str] | None) -> dict[str, Any]:
+    import yaml
+
+    options = {}
+    for text in texts or []:
+        key, found, value = text.partition("=")
+        if not found or not key:
+            raise ConfigError(f"--option takes KEY=VALUE; got '{text}'.")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+def _remote_named(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the remote of a journal's row, whose name may hold its device behind a colon."""
+    from qpeft.backends import get_remote
+
+    kind, has_device, device = name.partition(":")
+    own = {"device": device} if has_device else {}
+    return get_remote(kind, {**own, **options})
+
+
+def _ask(row: "Row") -> "Decision":
+    """Ask the owner about a job of which nobody here knows whether it was sent."""
+    from qpeft.jobs import Forget, Later, SendAgain, WasSent
+
+    console.print(
+        f"Row {row.id}: {row.n_circuits} circuits in {row.n_programs} programs for '{row.label}' were being sent "
+        f"to '{row.backend}' at {row.created_at} when the connection or the process ended. Look at your "
+        f"account there: did it arrive?",
+        markup=False,
+        soft_wrap=True,
+    )
+    answers: dict[str, Callable[[], Decision]] = {
+        "sent": lambda: WasSent(typer.prompt("The job's id there").strip()),
+        "again": SendAgain,
+        "forget": Forget,
+        "later": Later,
+    }
+    prompt = "sent (it is there) / again (it is not; send it) / forget / later"
+    answer = ""
+    while answer not in answers:
+        answer = typer.prompt(prompt, default="later").strip().lower()
+    return answers[answer]()
