@@ -11,6 +11,7 @@
     |  |- TransientError       a failure that passes
     |  |  |- NotSentError         the request certainly has not arrived
     |  |  `- ConnectionLostError  the request may have arrived
+    |  |- UnknownJobError      the machine knows no job of this id
     |  |- JobFailedError       the machine took a job and gave no result
     |  `- CorruptResultError   a result whose circuits, shots or keys do not add up
     `- JobsError               what the journal of hardware jobs refuses
@@ -85,6 +86,10 @@ class NotSentError(TransientError):
 
 class ConnectionLostError(TransientError):
     """A transient failure after which nobody here knows whether the request has arrived."""
+
+
+class UnknownJobError(RemoteError):
+    """The machine knows no job of this id."""
 
 
 class JobFailedError(RemoteError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,7 +17,7 @@ from qpeft.errors import ConfigError, QpeftError
 
 if TYPE_CHECKING:
     from qpeft.jobs import Decision, Row
-    from qpeft.training.hardware_plan import Cost, HardwarePlan
+    from qpeft.training.hardware_plan import Cost, HardwarePlan, StrategyPlan
 
 verbs = typer.Typer()
 jobs_app = typer.Typer(
@@ -72,24 +73,21 @@ def list_(
 
     opened = _open_journal(journal)
     states = [state for state in jobs.State if state.is_open] if is_open else None
-    table = Table("row", "backend", "for", "state", "circuits", "programs", "shots", "id", "sent")
+    table = _compact_table("row", "for", "state", "sent (UTC)", n_numbers=3)
     for row in jobs.list_jobs(opened, states=states, n_last=last):
-        numbers = (f"{row.n_circuits:,}", f"{row.n_programs:,}", _shots(row.shots))
-        sent = (row.submitted_at or "").replace("T", " ")[:19]
-        table.add_row(
-            str(row.id), row.backend, row.label, row.state, *numbers, row.job_id or "", sent
-        )
+        shots_text = "exact" if row.shots is None else _short(row.shots)
+        numbers = (_short(row.n_circuits), _short(row.n_programs), shots_text)
+        sent = (row.submitted_at or "")[5:16].replace("T", " ")
+        table.add_row(str(row.id), row.label, row.state, sent, *numbers)
     console.print(table)
-    totals = Table("backend", "for", "circuits", "programs", "jobs", "shots", "states")
+    table = _compact_table("backend", "for", n_numbers=4)
+    table.add_column("states")
     for total in jobs.totals(opened):
-        sent_all = total.sent
-        numbers = tuple(
-            f"{n:,}"
-            for n in (sent_all.n_circuits, sent_all.n_programs, sent_all.n_jobs, sent_all.n_shots)
-        )
         states_text = ", ".join(f"{n} {state}" for state, n in total.n_rows.items())
-        totals.add_row(total.backend, total.label, *numbers, states_text)
-    console.print(totals)
+        tally = total.sent
+        counts = (tally.n_circuits, tally.n_programs, tally.n_shots, tally.n_jobs)
+        table.add_row(total.backend, total.label, *map(_short, counts), states_text)
+    console.print(table)
 
 
 @jobs_app.command()
@@ -240,36 +238,61 @@ def _show_plan(plan: "HardwarePlan") -> None:
         f"{plan.n_blocks} circuits of {plan.n_qubits} qubits; {plan.n_steps:,} steps of about "
         f"{plan.n_tokens:,} tokens; {shots}; {plan.circuits_per_program:.1f} circuits a program."
     )
-    table = Table("gradient", "angles by", "", title="What would be sent")
-    for name in ("circuits", "programs", "jobs", "shots"):
-        table.add_column(name, justify="right")
-    for name in ("time", "cost"):
-        table.add_column(name, justify="right")
-    for strategy in plan.strategies:
-        mark = " *" if strategy.is_chosen else ""
-        rule = strategy.angle_gradient or ""
-        table.add_row(strategy.gradient + mark, rule, "a step", *_counts(strategy.step), "", "")
-        money = "not known" if strategy.money is None else f"{strategy.money:,.2f} {plan.currency}"
-        time = "not known" if strategy.seconds is None else _duration(strategy.seconds)
-        table.add_row("", "", "in all", *_counts(strategy.total), time, money, end_section=True)
-    console.print(table)
+    for title, is_step in (("A step sends:", True), ("All sends:", False)):
+        console.print(title)
+        table = _compact_table("gradient", n_numbers=4)
+        has_price = any(strategy.money is not None for strategy in plan.strategies)
+        extra = [] if is_step else ["time", "cost"] if has_price else ["time"]
+        for name in extra:
+            table.add_column(name, justify="right", no_wrap=True)
+        for strategy in plan.strategies:
+            cells = _counts(strategy.step if is_step else strategy.total)
+            price = _price(plan, strategy)[: len(extra)]
+            table.add_row(_strategy_name(strategy), *cells, *price)
+        console.print(table)
     console.print("* what the recipe says. In all: training and evaluation of the trained adapter.")
     console.print(f"Times and prices: {plan.price_source}.", markup=False)
 
 
+def _compact_table(*names: str, n_numbers: int) -> Table:
+    """Return a table without rules between the columns: names, and then the first so many numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in ("circuits", "programs", "shots", "jobs")[:n_numbers]:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _strategy_name(strategy: "StrategyPlan") -> str:
+    rule = f", {strategy.angle_gradient}" if strategy.angle_gradient else ""
+    return f"{strategy.gradient}{rule}{' *' if strategy.is_chosen else ''}"
+
+
 def _counts(cost: "Cost") -> tuple[str, ...]:
-    return tuple(f"{n:,}" for n in (cost.circuits, cost.programs, cost.jobs, cost.shots))
+    return tuple(_short(n) for n in (cost.circuits, cost.programs, cost.shots, cost.jobs))
+
+
+def _price(plan: "HardwarePlan", strategy: "StrategyPlan") -> tuple[str, str]:
+    money = "not known" if strategy.money is None else f"{strategy.money:,.2f} {plan.currency}"
+    return "not known" if strategy.seconds is None else _duration(strategy.seconds), money
+
+
+def _short(n: int) -> str:
+    """Return a count in at most six characters or so: 3,402, 205k, 13.8M."""
+    if n < 10_000:
+        return f"{n:,}"
+    for size, unit in ((10**9, "G"), (10**6, "M")):
+        if n >= size:
+            return f"{n / size:,.3g}{unit}" if n < 1000 * size else f"{n / size:,.0f}{unit}"
+    return f"{n / 1000:.3g}k"
 
 
 def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def _shots(shots: int | None) -> str:
-    return "exact" if shots is None else f"{shots:,}"
+    return f"{seconds:.0f} s"
 
 
 def _open_journal(path: Path) -> Any:

@@ -171,3 +171,25 @@ def _gradient(layer: QuantumLayer, inputs: Tensor) -> Tensor:
     (layer(inputs) * torch.arange(1.0, 4.0)).sum().backward()
     assert layer.angles.grad is not None
     return layer.angles.grad.flatten().clone()
+
+
+def test_a_simulators_job_that_died_with_its_process_is_sent_again(tmp_path: Path) -> None:
+    """The row says submitted, but the machine lived in the process that was killed."""
+    from qpeft.backends.emulator import EmulatorRemote
+    from qpeft.backends.remote import CircuitBatch
+    from qpeft.jobs import State
+
+    batch = CircuitBatch(build_ansatz("reupload", 2, 1), torch.zeros(3, 10).double().numpy(), 50)
+    killed = EmulatorRemote()
+    killed.status = _raise_interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        Runner(killed, Journal(tmp_path / "jobs.sqlite"), first_poll_seconds=0.0).run(batch)
+    journal = Journal(tmp_path / "jobs.sqlite")
+    assert [row.state for row in journal.rows()] == [State.SUBMITTED]
+    found = Runner(EmulatorRemote(), journal, first_poll_seconds=0.0).run(batch)
+    assert found.sum() == 150
+    assert [row.state for row in journal.rows()] == [State.CANCELLED, State.FINISHED]
+
+
+def _raise_interrupt(job_id: str) -> None:
+    raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.backends.remote import JobRequest, JobState
-from qpeft.errors import RemoteError
+from qpeft.errors import UnknownJobError
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS calls (method TEXT PRIMARY KEY, n INTEGER NOT NULL);
@@ -140,7 +140,7 @@ class FakeServer:
             [int(text) if text.isdecimal() else -1],
         ).fetchone()
         if row is None:
-            raise RemoteError(f"The machine has no job '{job_id}'.")
+            raise UnknownJobError(f"The machine has no job '{job_id}'.")
         return ServerJob(json.loads(row[0]), *row[1:])
 
     def look(self, job_id: str) -> ServerJob:

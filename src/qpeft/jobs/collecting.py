@@ -7,13 +7,21 @@ from typing import Any
 import numpy as np
 
 from qpeft.backends.remote import Distributions, JobRequest, JobState, JobStatus
-from qpeft.errors import ConfigError, CorruptResultError, JobFailedError, RemoteError
+from qpeft.errors import (
+    ConfigError,
+    CorruptResultError,
+    JobFailedError,
+    RemoteError,
+    UnknownJobError,
+)
 from qpeft.jobs.calls import Calls
 from qpeft.jobs.journal import Journal
 from qpeft.jobs.rows import Row, State
 
 CALIBRATION_SECONDS = 600.0
 """A chip's calibration is asked for again after this time."""
+LOST = "the process that ran it ended before its result was fetched"
+"""Why a job of a simulator is cancelled: it lived in the process that had submitted it."""
 _SUM_TOLERANCE = 1e-6
 
 
@@ -44,7 +52,12 @@ class Collector:
         if row.state is State.FETCHED:
             return JobStatus(JobState.FINISHED)
         assert row.job_id is not None
-        return self.calls.status(row.job_id)
+        try:
+            return self.calls.status(row.job_id)
+        except UnknownJobError:
+            if self.calls.remote.limits.is_repeatable:
+                return JobStatus(JobState.CANCELLED, LOST)
+            raise
 
     def finish(self, row: Row, status: JobStatus) -> tuple[Row, Distributions | None]:
         """Store, then interpret, the result of a job that is at its end.

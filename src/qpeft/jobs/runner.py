@@ -17,7 +17,7 @@ from qpeft.errors import ConfigError, CorruptResultError, JobFailedError, JobsEr
 from qpeft.jobs.budget import Budget
 from qpeft.jobs.calls import Calls
 from qpeft.jobs.claims import Role, Worker, claim, count_failures, plan_again
-from qpeft.jobs.collecting import Collector, read_checked
+from qpeft.jobs.collecting import LOST, Collector, read_checked
 from qpeft.jobs.journal import Journal
 from qpeft.jobs.owners import at_work
 from qpeft.jobs.rows import Row, State, Tally
@@ -263,6 +263,8 @@ class _Work:
         """Send a failed request again as a new row, unless it has been often enough."""
         journal, most = self.runner.journal, self.runner._max_retries
         name = f"Job '{row.job_id}' at '{row.backend}' (row {row.id} of the journal)"
+        if row.state is State.CANCELLED and row.error == LOST:
+            return self.sender.send(plan_again(journal, self.worker, row, row.state, LOST))
         if row.state is State.CANCELLED:
             raise JobFailedError(
                 f"{name} was cancelled: {row.error}. Run the same command again to send it anew."

@@ -179,5 +179,8 @@ class _Measured(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (angles,) = ctx.saved_tensors
+        if not grad.any():
+            # An adapter starts neutral, so in the first step its circuits have no influence yet.
+            return torch.zeros_like(angles), None
         with torch.autocast(angles.device.type, enabled=False):
             return RULES[ctx.run.rule](ctx.run, angles, grad), None

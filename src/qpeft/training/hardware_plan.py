@@ -1,6 +1,7 @@
 """What training a recipe on a quantum machine would send, for each way to a gradient, before anything is sent.
 
-Programs and jobs are what the backend itself makes of a sample batch; nothing leaves this process.
+Programs and jobs are what the backend itself makes of a sample batch; nothing leaves this process. A run may send
+less: circuits whose result is in the journal, and gradients of circuits without influence, are not sent.
 """
 
 import math

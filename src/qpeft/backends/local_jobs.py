@@ -1,0 +1,49 @@
+"""Jobs that live and die with this process, behind the same words as those of a cloud."""
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+from qpeft.errors import UnknownJobError
+
+Job = TypeVar("Job")
+
+KEPT = 16  # results already fetched that can still be fetched again
+
+
+class LocalJobs(Generic[Job]):
+    """The jobs of one remote by their ids; of those already fetched only the latest are kept.
+
+    Args:
+        remote_name: What an error calls the remote.
+    """
+
+    def __init__(self, remote_name: str):
+        self._remote_name = remote_name
+        self._jobs: dict[str, Job] = {}
+        self._fetched: OrderedDict[str, None] = OrderedDict()
+
+    def add(self, job_id: str, job: Job) -> str:
+        """Keep a job and return its id."""
+        self._jobs[job_id] = job
+        return job_id
+
+    def get(self, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            UnknownJobError: It is not one of this process, or was fetched and dropped.
+        """
+        if job_id not in self._jobs:
+            raise UnknownJobError(
+                f"Remote '{self._remote_name}' has no job {job_id!r}: its jobs live in the process that "
+                f"submitted them. Submit the request again."
+            )
+        return self._jobs[job_id]
+
+    def mark_fetched(self, job_id: str) -> None:
+        """Note that a job's result was fetched, and drop the oldest fetched ones beyond `KEPT`."""
+        self._fetched[job_id] = None
+        self._fetched.move_to_end(job_id)
+        while len(self._fetched) > KEPT:
+            oldest, _ = self._fetched.popitem(last=False)
+            del self._jobs[oldest]
