@@ -133,13 +133,20 @@ def resume(
     journal: JournalPath = DEFAULT_JOURNAL,
     option: Options = None,
     wait: Annotated[bool, typer.Option(help="Wait until every job is at its end.")] = True,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take jobs from processes on other hosts too.")
+    ] = False,
 ) -> None:
     """Collect outstanding results; ask about jobs of which nobody knows whether they were sent."""
     from qpeft import jobs
 
     options = _parse_options(option)
     done = jobs.resume(
-        _open_journal(journal), lambda name: _remote_named(name, options), _ask, waits=wait
+        _open_journal(journal),
+        lambda name: _remote_named(name, options),
+        _ask,
+        waits=wait,
+        takes_over=take_over,
     )
     for words, rows in (
         ("collected", done.finished),

@@ -30,7 +30,7 @@ class Session:
 
     Args:
         journal: The journal's file.
-        budget: What the run may send in all.
+        budget: What may be sent under the label, to each backend.
         label: What the journal calls the run.
         on_progress: Told (jobs done, jobs of the batch, words) while jobs are under way.
     """
