@@ -238,6 +238,101 @@ def export(
     console.print(f"A classical PEFT adapter: {done.folder}", soft_wrap=True)
 
 
+@verbs.command()
+def emulator(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address. There is no encryption: stay on this machine.")
+    ] = "127.0.0.1",
+    folder: Annotated[Path, typer.Option(help="Holds the queue and the audit.")] = Path(
+        "qpeft-emulator"
+    ),
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="The file of users' keys; by default those of QPEFT_EMULATOR_KEYS."),
+    ] = None,
+    add_user: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Make a key for a user, show it once, and end."),
+    ] = None,
+    calibration: Annotated[str, typer.Option(help="A packaged name or a file.")] = "wukong",
+    seed: Annotated[int, typer.Option(help="Of the outcomes.")] = 0,
+    queue_seconds: Annotated[float, typer.Option(min=0, help="How long a job waits.")] = 0.0,
+) -> None:
+    """Serve the emulated chip as a cloud that Origin's own client can use (docs/origin.md)."""
+    from qpeft.chips.calibration import load_calibration
+    from qpeft.service import KeyRing, ServiceSettings, run_service
+    from qpeft.service import add_user as make_key
+
+    if add_user is not None:
+        if keys is None:
+            raise ConfigError("--add-user needs --keys, the file that keeps the keys' hashes.")
+        console.print(f"Key of '{add_user}', shown this once: {make_key(keys, add_user)}")
+        return
+    chips = {"origin_wukong": load_calibration(calibration)}
+    settings = ServiceSettings(chips=chips, seed=seed, queue_delay=queue_seconds)
+    ring = KeyRing.from_file(keys) if keys else None
+    run_service(folder, ring, settings, host=host, port=port)
+
+
+@verbs.command()
+def conformance(
+    backends: Annotated[
+        list[str] | None, typer.Argument(help="Which; by default all that are installed here.")
+    ] = None,
+    option: Options = None,
+    noisy: Annotated[bool, typer.Option(help="It has noise; bounds are wider.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Show every check, not only failures.")
+    ] = False,
+) -> None:
+    """Check that backends keep the conventions and promises that layers rely on."""
+    from qpeft.backends.conformance import Outcome, check_conformance
+
+    table = _compact_table("backend", n_numbers=0)
+    for name in ("passed", "failed", "skipped"):
+        table.add_column(name, justify="right")
+    n_failed = 0
+    for name in backends or LOCAL_BACKENDS:
+        target, is_noisy = _target(name, _parse_options(option))
+        report = check_conformance(target, is_noisy=is_noisy or noisy)
+        counts = [
+            sum(check.outcome is outcome for check in report.checks)
+            for outcome in (Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED)
+        ]
+        table.add_row(name, *map(str, counts))
+        n_failed += counts[1]
+        for claim, outcome, detail in report.rows():
+            if full or outcome == str(Outcome.FAILED):
+                console.print(f"{name}: {claim}: {outcome}. {detail}", markup=False, soft_wrap=True)
+    console.print(table)
+    if n_failed:
+        raise typer.Exit(1)
+
+
+LOCAL_BACKENDS = (
+    "exact",
+    "reference",
+    "noisy",
+    "emulator",
+    "qiskit:aer",
+    "pennylane:default.qubit",
+    "pennylane:lightning.qubit",
+    "pennylane:default.mixed",
+)
+"""What `qpeft conformance` checks by default; a device stands behind a colon."""
+
+
+def _target(name: str, options: Mapping[str, Any]) -> tuple[Any, bool]:
+    """Return a backend or remote, and whether it is known to be noisy."""
+    from qpeft.backends import BACKENDS, get_backend
+
+    if name in BACKENDS:
+        return get_backend(name, options), name == "noisy"
+    is_noisy = name in ("emulator", "origin") or name.startswith("qiskit:fake")
+    return _remote_named(name, options), is_noisy
+
+
 def _show_plan(plan: "HardwarePlan") -> None:
     shots = "exact probabilities" if plan.shots is None else f"{plan.shots:,} shots a circuit"
     console.print(

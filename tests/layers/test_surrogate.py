@@ -17,7 +17,7 @@ from qpeft.layers.surrogate import (
 
 @pytest.mark.parametrize(
     ("n", "n_uploads", "max_weight", "n_circuits"),
-    [(4, 1, None, 81), (4, 2, None, 625), (8, 1, None, 6561), (8, 1, 2, 258), (2, 1, 1, 9)],
+    [(4, 1, None, 81), (4, 2, None, 625), (8, 1, None, 6561), (8, 1, 2, 258), (3, 1, 1, 14)],
 )
 def test_number_of_circuits(
     n: int, n_uploads: int, max_weight: int | None, n_circuits: int
@@ -28,7 +28,7 @@ def test_number_of_circuits(
     )
 
 
-@pytest.mark.parametrize("n", [6, 8])
+@pytest.mark.parametrize("n", [7, 8])
 def test_truncation_loses_less_with_more_terms_and_says_how_much(n: int) -> None:
     circuit = build_ansatz("reupload", n, 1)
     torch.manual_seed(0)
@@ -45,8 +45,9 @@ def test_truncation_loses_less_with_more_terms_and_says_how_much(n: int) -> None
     assert errors[-1] < 0.1 * errors[0]
 
 
-def test_a_weight_that_keeps_all_terms_is_exact() -> None:
-    design = surrogate_design(build_ansatz("reupload", 3, 1), max_weight=3)
+@pytest.mark.parametrize("max_weight", [2, 3])
+def test_as_many_circuits_as_there_are_terms_leave_nothing_out(max_weight: int) -> None:
+    design = surrogate_design(build_ansatz("reupload", 3, 1), max_weight)
     assert design.is_exact
     assert len(design.points) == 27
 

@@ -85,7 +85,7 @@ def export_surrogate(
             if not surrogate.design.is_exact:
                 lost = max(lost, _truncation(layer, surrogate))
     weight = evaluation.surrogate_weight if evaluation else config.surrogate_weight
-    _write(config, weight, converted, target)
+    _write(config, None if is_exact else weight, converted, target)
     return ExportResult(target, len(layers), n_circuits, is_exact, disagreement, lost)
 
 
@@ -159,7 +159,7 @@ def _measure(group: dict[str, QuantumLayer]) -> list[Surrogate]:
 
 def _replacement(config: QthaConfig, layer: QuantumLayer, surrogate: Surrogate) -> FourierCore:
     width = layer.groups * layer.circuit.n_qubits
-    weight = layer.evaluation.surrogate_weight
+    weight = None if surrogate.design.is_exact else layer.evaluation.surrogate_weight
     n_uploads = surrogate.design.n_uploads
     core = FourierCore(width, n_uploads, layer.groups, config.angle_map, weight)
     core.coefficients.data.copy_(surrogate.coefficients)

@@ -27,13 +27,17 @@ class LocalJobs(Generic[Job]):
         self._jobs[job_id] = job
         return job_id
 
+    def has(self, job_id: str) -> bool:
+        """Return whether a job of this id is still kept."""
+        return job_id in self._jobs
+
     def get(self, job_id: str) -> Job:
         """Return a job.
 
         Raises:
             UnknownJobError: It is not one of this process, or was fetched and dropped.
         """
-        if job_id not in self._jobs:
+        if not self.has(job_id):
             raise UnknownJobError(
                 f"Remote '{self._remote_name}' has no job {job_id!r}: its jobs live in the process that "
                 f"submitted them. Submit the request again."

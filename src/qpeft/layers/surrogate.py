@@ -83,8 +83,9 @@ def surrogate_design(circuit: Circuit, max_weight: int | None = None) -> Design:
     if max_weight is not None and max_weight < 1:
         raise ConfigError(f"surrogate_weight must be at least 1; got {max_weight}.")
     n, n_uploads = circuit.n_inputs, max(1, circuit.n_uploads())
-    weight = None if max_weight is None or max_weight >= n else max_weight
-    n_points = n_surrogate_circuits(n, n_uploads, weight)
+    n_points = n_surrogate_circuits(n, n_uploads, max_weight)
+    # With as many points as a whole surrogate needs, nothing is to be left out.
+    weight = None if n_points == (2 * n_uploads + 1) ** n else max_weight
     if n_points > MAX_POINTS:
         raise ConfigError(
             f"The surrogate of circuit '{circuit.name}' would take {n_points} circuits (the limit is "
