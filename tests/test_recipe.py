@@ -91,7 +91,7 @@ extra: 1
         "training.learning_rat: unknown key. Did you mean 'learning_rate'?",
         "evaluation.n_shots: expected a list that is not empty, got []",
         "seed: expected a number not below 0, got -1",
-        "extra: unknown key. Valid: adapter, baselines, data, evaluation, model, output_dir, seed,"
+        "extra: unknown key. Valid: adapter, baselines, data, evaluation, jobs, model, output_dir,"
         " training.",
     ]
 

@@ -193,3 +193,34 @@ def test_a_simulators_job_that_died_with_its_process_is_sent_again(tmp_path: Pat
 
 def _raise_interrupt(job_id: str) -> None:
     raise KeyboardInterrupt
+
+
+def test_corrected_read_out_comes_nearer_to_the_circuit(tmp_path: Path) -> None:
+    """Amended results are probabilities; without gate noise they are the circuit's within shot noise."""
+    layer = QuantumLayer(4)
+    inputs = torch.randn(20, 4)
+    exact = layer(inputs).detach()
+    errors = {}
+    for is_amended in (False, True):
+        options = {"is_amended": is_amended, "calibration": str(_read_out_only(tmp_path))}
+        layer.run_on(Evaluation("emulator", options, 4000))
+        with use_session(Session(tmp_path / "jobs.sqlite")), torch.no_grad():
+            errors[is_amended] = (layer(inputs) - exact).square().mean().sqrt().item()
+    assert errors[True] < 0.5 * errors[False]
+
+
+def _read_out_only(folder: Path) -> Path:
+    """A chip with perfect gates, made from the packaged one."""
+    from dataclasses import replace
+
+    from qpeft.chips.calibration import load_calibration
+
+    chip = load_calibration("wukong")
+    qubits = {
+        number: replace(quality, t1_us=1e6, t2_us=1e6, gate_fidelity=1.0)
+        for number, quality in chip.qubits.items()
+    }
+    couplers = {pair: 1.0 if fidelity else 0.0 for pair, fidelity in chip.couplers.items()}
+    path = folder / "read-out-only.json"
+    replace(chip, qubits=qubits, couplers=couplers).save(path)
+    return path
