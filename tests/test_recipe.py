@@ -92,7 +92,7 @@ extra: 1
         "evaluation.n_shots: expected a list that is not empty, got []",
         "seed: expected a number not below 0, got -1",
         "extra: unknown key. Valid: adapter, baselines, data, evaluation, jobs, model, output_dir,"
-        " training.",
+        " seed, training.",
     ]
 
 

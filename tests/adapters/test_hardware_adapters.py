@@ -1,5 +1,6 @@
 """An adapter's circuits can run anywhere, be moved, and be exported to a classical adapter."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel
 from tiny_bases import TOKENS, adapted, logits, tiny_llama
+from torch import nn
 
 from qpeft.adapters import QthaConfig, export_surrogate, run_on
 from qpeft.errors import ConfigError
@@ -129,6 +131,18 @@ def test_an_exported_adapter_gives_the_same_outputs(
     assert not any(isinstance(module, QuantumLayer) for module in loaded.modules())
     assert any(isinstance(module, FourierCore) for module in loaded.modules())
     torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-5)
+
+
+def test_an_export_keeps_the_sizes_that_a_target_chose(tmp_path: Path) -> None:
+    """The polynomial has more coefficients than the circuit angles; the tensor trains stay as they are."""
+    torch.manual_seed(0)
+    base, inputs = nn.Sequential(nn.Linear(600, 300)), torch.randn(5, 600)
+    options = {"target_modules": ["0"], "groups": 2, "target_saving": 0.76, "inner_width": 256}
+    model = adapted(copy.deepcopy(base), **{"r": 8, "bond_dim": 8, "n_cores": 4, **options})
+    model.save_pretrained(tmp_path / "trained")
+    export_surrogate(tmp_path / "trained", tmp_path / "classical")
+    loaded = PeftModel.from_pretrained(base, tmp_path / "classical")
+    torch.testing.assert_close(loaded(inputs), model(inputs), rtol=0, atol=1e-5)
 
 
 def test_an_exported_adapter_loads_without_anything_quantum(tmp_path: Path) -> None:

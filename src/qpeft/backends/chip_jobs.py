@@ -241,6 +241,8 @@ def _kind(outcome: Mapping[str, Any], values: np.ndarray, shots: int | None) -> 
     are_counts = shots is not None and all(type(value) is int for value in outcome.values())
     if not are_counts and abs(total - 1) <= 1e-6:
         return "probabilities"
+    if shots is not None and total == shots:
+        raise _OutcomeError("its values are not whole numbers, as counts are")
     expected = "probabilities that sum to 1" if shots is None else f"{shots} shots or a sum of 1"
     raise _OutcomeError(f"its values sum to {total:.9g}, expected {expected}")
 

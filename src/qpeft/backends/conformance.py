@@ -6,15 +6,15 @@
 A remote is sent a few dozen small jobs, so that a run on a paid machine costs something.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from qpeft.backends.base import Backend
-from qpeft.backends.conformance_backends import Expected, check_backend
-from qpeft.backends.conformance_checks import Check, Outcome
-from qpeft.backends.conformance_remotes import check_remote
+from qpeft.backends.conformance_backends import Expected, backend_claims
+from qpeft.backends.conformance_checks import Check, Outcome, run_check
+from qpeft.backends.conformance_remotes import remote_claims
 from qpeft.backends.remote import Remote
-from qpeft.errors import ConfigError
+from qpeft.errors import ConfigError, did_you_mean
 
 __all__ = ["Check", "ConformanceReport", "Outcome", "check_conformance"]
 
@@ -57,6 +57,7 @@ def check_conformance(
     timeout_seconds: float = 120.0,
     expected: Expected | None = None,
     fresh: Callable[[], Remote] | None = None,
+    only: Collection[str] | None = None,
 ) -> ConformanceReport:
     """Check a backend or a remote.
 
@@ -71,12 +72,13 @@ def check_conformance(
         timeout_seconds: How long to wait for a job.
         expected: For a backend that is not exact, what its expectations should be.
         fresh: Makes another object of the same remote, as a later process would.
+        only: Names of the checks that run; None runs all.
 
     Returns:
         The report; a check that fails is in it, not raised.
 
     Raises:
-        ConfigError: The target is neither a backend nor a remote, or there are too few shots.
+        ConfigError: The target is neither a backend nor a remote, there are too few shots, or no such check.
 
     Example:
         >>> from qpeft.backends import get_backend
@@ -86,7 +88,7 @@ def check_conformance(
     if isinstance(target, Remote):
         if shots < 500:
             raise ConfigError(f"Conformance needs at least 500 shots a circuit; got {shots}.")
-        checks = check_remote(
+        claims = remote_claims(
             target,
             shots=shots,
             seed=seed,
@@ -97,9 +99,14 @@ def check_conformance(
             fresh=fresh,
         )
     elif isinstance(target, Backend):
-        checks = check_backend(target, seed, expected)
+        claims = backend_claims(target, seed, expected)
     else:
         raise ConfigError(
             f"The kit checks a Backend or a Remote; {type(target).__name__} lacks methods of both."
         )
-    return ConformanceReport(target.name, tuple(checks))
+    chosen = list(claims) if only is None else list(only)
+    for name in chosen:
+        if name not in claims:
+            raise ConfigError(f"There is no check '{name}'.{did_you_mean(name, claims)}")
+    checks = tuple(run_check(name, check) for name, check in claims.items() if name in chosen)
+    return ConformanceReport(target.name, checks)

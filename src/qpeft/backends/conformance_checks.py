@@ -76,8 +76,8 @@ def require(claim: bool, otherwise: str) -> None:
         raise ViolationError(otherwise)
 
 
-def require_raises(kind: type[Exception], what: str, act: Callable[[], object]) -> str:
-    """Raise ViolationError unless an act raises an error of a kind; return the error's text.
+def require_raises(kind: type[Exception], what: str, act: Callable[[], object]) -> Exception:
+    """Raise ViolationError unless an act raises an error of a kind; return that error.
 
     Args:
         kind: The class of error that is right here.
@@ -87,7 +87,7 @@ def require_raises(kind: type[Exception], what: str, act: Callable[[], object]) 
     try:
         act()
     except kind as error:
-        return str(error)
+        return error
     except RAISED_BY_TARGETS as error:
         raise ViolationError(
             f"{what} raised {type(error).__name__} ({error}), expected {kind.__name__}."

@@ -2,8 +2,8 @@
 
     batch  --pack-->  programs of up to 72 qubits  --job, queue-->  noisy counts  --cut apart-->  distributions
 
-Nothing outlives the process, and nothing needs to: the outcomes of a job depend on its content and the emulator's seed
-alone, so that a run that was killed and submits again goes on with the numbers that it would have had.
+Nothing outlives the process, and nothing needs to: the outcomes of a job depend on its content and the emulator's
+seed alone, so that a run that was killed and submits again goes on with the numbers that it would have had.
 """
 
 import hashlib
@@ -11,14 +11,14 @@ import json
 import math
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from qpeft.backends.chip_jobs import prepare_chip_jobs, programs_of, read_chip_jobs
-from qpeft.backends.local_jobs import LocalJobs
 from qpeft.backends.remote import (
     CircuitBatch,
     Distributions,
@@ -33,12 +33,14 @@ from qpeft.chips.calibration import Calibration, load_calibration
 from qpeft.chips.noise import NoiseModel
 from qpeft.chips.packing import PackingOptions
 from qpeft.chips.simulation import MAX_BLOCK_QUBITS, run_programs
-from qpeft.errors import ConfigError, RemoteError
+from qpeft.errors import ConfigError, RemoteError, UnknownJobError
 
 MAX_PROGRAMS = 200
 """Programs in a job, as on Origin's cloud."""
 MAX_SHOTS = 100_000
 """Shots of a program. Our own choice: that of Origin's cloud is not documented."""
+
+_KEPT_CHARACTERS = 2**26  # of the payloads of jobs that were fetched; the oldest are dropped
 
 
 @dataclass
@@ -59,7 +61,7 @@ class EmulatorRemote:
         queue_seconds: From the submission to the result; the job is queued, in the second half it runs.
         drift_hours: The chip is used so many hours after its calibration was taken.
         drift_start: ISO 8601; since then the chip drifts further, in steps of an hour. None: it does not.
-        is_amended: Results are corrected for read-out errors and come as probabilities.
+        is_amended: Results are corrected for read-out errors.
         is_packed: Circuits share programs.
         has_idle_ring: An idle qubit lies between any two circuits of a program.
         min_cz_fidelity: Couplers below this are not used.
@@ -102,8 +104,9 @@ class EmulatorRemote:
         clock: Callable[[], float] = time.time,
     ):
         _check_options(seed, queue_seconds, drift_hours)
-        is_made = isinstance(calibration, Calibration)
-        self._chip = calibration if is_made else load_calibration(calibration)
+        self._chip = (
+            calibration if isinstance(calibration, Calibration) else load_calibration(calibration)
+        )
         NoiseModel(self._chip, scale)  # refuses a scale that cannot work
         self._packing = PackingOptions(is_packed, has_idle_ring, min_cz_fidelity, max_blocks)
         self._seed, self._queue_seconds, self._clock = seed, queue_seconds, clock
@@ -123,8 +126,9 @@ class EmulatorRemote:
             is_repeatable=True,
             can_find=True,
         )
-        self._jobs: LocalJobs[_Job] = LocalJobs(self.name)
+        self._jobs: dict[str, _Job] = {}
         self._ids: dict[str, str] = {}
+        self._fetched: OrderedDict[str, int] = OrderedDict()
 
     def prepare(self, batch: CircuitBatch) -> list[JobRequest]:
         """Compile, pack and cut a batch into jobs of at most 200 programs, for the chip as it is now.
@@ -153,12 +157,13 @@ class EmulatorRemote:
         self._check_request(request)
         job_id = f"emulator-{uuid.uuid4().hex}"
         self._ids[tag] = job_id
-        return self._jobs.add(job_id, _Job(request, self._clock()))
+        self._jobs[job_id] = _Job(request, self._clock())
+        return job_id
 
     def find(self, tag: str) -> str | None:
         """Return the id of the latest submission with this tag, or None if this process has none."""
         job_id = self._ids.get(tag)
-        return job_id if job_id is not None and self._jobs.has(job_id) else None
+        return job_id if job_id in self._jobs else None
 
     def status(self, job_id: str) -> JobStatus:
         """Say where a job stands.
@@ -166,7 +171,7 @@ class EmulatorRemote:
         Raises:
             RemoteError: There is no such job.
         """
-        job = self._jobs.get(job_id)
+        job = self._job(job_id)
         if job.state is not None:
             return JobStatus(job.state)
         waited = self._clock() - job.submitted_at
@@ -186,18 +191,28 @@ class EmulatorRemote:
         state = self.status(job_id).state
         if state is not JobState.FINISHED:
             raise RemoteError(f"Job '{job_id}' of the emulator is {state}; it has no result.")
-        raw = self._run(self._jobs.get(job_id).request)
-        self._jobs.mark_fetched(job_id)
+        request = self._job(job_id).request
+        raw = self._run(request)
+        self._fetched[job_id] = len(request.text)
+        while sum(self._fetched.values()) > _KEPT_CHARACTERS and len(self._fetched) > 1:
+            oldest, _ = self._fetched.popitem(last=False)
+            del self._jobs[oldest]
         return raw
 
     def read(self, request: JobRequest, raw: Any) -> Distributions:
-        """Cut the raw result of a job apart, see `chip_jobs.read_chip_jobs`."""
-        return read_chip_jobs(request, raw)
+        """Cut the raw result of a job apart, see `chip_jobs.read_chip_jobs`.
+
+        Corrected probabilities are given as that share of the shots: counts that are not whole.
+        """
+        distributions = read_chip_jobs(request, raw)
+        if request.payload["settings"]["is_amended"] and request.shots is not None:
+            return distributions * request.shots
+        return distributions
 
     def cancel(self, job_id: str) -> None:
         """Take a job that is not finished out of the queue."""
         if not self.status(job_id).state.is_final:
-            self._jobs.get(job_id).state = JobState.CANCELLED
+            self._job(job_id).state = JobState.CANCELLED
 
     def calibration(self) -> Calibration:
         """Return the chip as it is now."""
@@ -206,6 +221,14 @@ class EmulatorRemote:
             hours += max(0.0, (self._clock() - self._drift_start) // 3600)
         # Whole seconds, which is what `taken_at` can tell a later process.
         return self._chip.drifted(round(3600 * hours) / 3600, self._seed)
+
+    def _job(self, job_id: str) -> _Job:
+        if job_id not in self._jobs:
+            raise UnknownJobError(
+                f"The emulator has no job '{job_id}': its jobs live in the process that submitted them. "
+                f"Submit the request again, which gives the same result."
+            )
+        return self._jobs[job_id]
 
     def _run(self, request: JobRequest) -> dict[str, Any]:
         payload = request.payload
@@ -265,7 +288,7 @@ def _seconds_of(text: str) -> float:
         raise ConfigError(
             f"The emulator's drift_start is ISO 8601, such as 2025-01-01T00:00:00+00:00; got '{text}'."
         ) from error
-    return (start if start.tzinfo else start.replace(tzinfo=UTC)) / timedelta(seconds=1)
+    return (start if start.tzinfo else start.replace(tzinfo=UTC)).timestamp()
 
 
 def _hash_of(chip: Calibration) -> str:

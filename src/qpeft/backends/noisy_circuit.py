@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from qpeft.backends.fourier import evaluate_polynomial, trigonometric_features
+from qpeft.backends.fourier import trigonometric_features, trigonometric_polynomial
 from qpeft.backends.noisy_stages import (
     ChannelOnQubits,
     DataTurn,
@@ -29,7 +29,6 @@ from qpeft.chips.native import NativeCircuit
 from qpeft.chips.noise import NoiseModel
 from qpeft.circuits import ZProduct
 
-FAST_POLYNOMIAL_QUBITS = (2, 4)  # the sizes that `evaluate_polynomial` takes
 DENSE_QUBITS = 4  # above, one 4^n x 4^n matrix a stage costs more than its units one by one
 _CHUNK = 2**18  # numbers in the states of a chunk of rows
 
@@ -93,10 +92,7 @@ class NoisyCircuit:
     def evaluate(self, rows: Tensor, operators: Sequence[Tensor]) -> Tensor:
         """Return expectation values (B, n_rows, n_observables) of rows (B, n_rows, n_inputs)."""
         if not self.stages.data:
-            angles = self._start_angles(rows)
-            if self.n_qubits in FAST_POLYNOMIAL_QUBITS:
-                return evaluate_polynomial(angles, operators[0])
-            return trigonometric_features(angles) @ operators[0]
+            return trigonometric_polynomial(self._start_angles(rows), operators[0])
         size = max(1, _CHUNK // 4**self.n_qubits)
         chunks = [
             _computed_again(self._evaluate_rows, chunk, *operators) for chunk in rows.split(size, 1)

@@ -350,9 +350,10 @@ def _translated_errors(name: str) -> Iterator[None]:
         exceptions.DecompositionUndefinedError,
         exceptions.QuantumFunctionError,
         exceptions.WireError,
+        ImportError,  # of what a device needs beyond PennyLane
         NotImplementedError,
     )
     try:
         yield
     except refusals as error:
-        raise RemoteError(f"{name} refuses: {error}") from error
+        raise RemoteError(f"{name} refuses: {' '.join(str(error).split())}") from error

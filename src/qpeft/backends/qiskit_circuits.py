@@ -48,25 +48,31 @@ class CompiledTemplate:
         return [(self.circuit, None, shots)] * len(angles)
 
 
-def compile_template(
-    circuit: Circuit, backend: Any, optimization_level: int, seed: int
-) -> CompiledTemplate:
-    """Translate a template and compile it for a backend.
+def make_compiler(backend: Any, optimization_level: int, seed: int) -> Any:
+    """Return the pass manager that compiles for a backend; making one takes longer than a small circuit.
+
+    Args:
+        backend: A Qiskit `BackendV2`; None leaves gates as they are.
+        optimization_level: 0 to 3, of Qiskit's preset pass managers.
+        seed: Seed of placement and routing.
+    """
+    from qiskit.transpiler import PassManager, generate_preset_pass_manager
+
+    if backend is None:
+        return PassManager()
+    return generate_preset_pass_manager(
+        optimization_level=optimization_level, backend=backend, seed_transpiler=seed
+    )
+
+
+def compile_template(circuit: Circuit, compiler: Any) -> CompiledTemplate:
+    """Translate a template and compile it.
 
     Args:
         circuit: The template.
-        backend: A Qiskit `BackendV2`; None leaves the gates as they are.
-        optimization_level: 0 to 3, of Qiskit's preset pass managers.
-        seed: Seed of the compiler's placement and routing.
+        compiler: From `make_compiler`.
     """
-    from qiskit.transpiler import generate_preset_pass_manager
-
-    compiled = to_qiskit(circuit)
-    if backend is not None:
-        manager = generate_preset_pass_manager(
-            optimization_level=optimization_level, backend=backend, seed_transpiler=seed
-        )
-        compiled = manager.run(compiled)
+    compiled = compiler.run(to_qiskit(circuit))
     parameters = tuple(compiled.parameters)
     return CompiledTemplate(compiled, parameters, tuple(each.index for each in parameters))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qpeft.backends.qiskit_circuits import CompiledTemplate, compile_template
+from qpeft.backends.qiskit_circuits import CompiledTemplate, compile_template, make_compiler
 from qpeft.backends.qiskit_ibm import IbmMachine
 from qpeft.backends.qiskit_machines import (
     MAX_EXECUTIONS,
@@ -78,6 +78,7 @@ class QiskitRemote:
         self.limits, self.price = self._machine.limits, self._machine.price
         self._optimization_level, self._seed = optimization_level, seed
         self._compile = lru_cache(maxsize=64)(self._compile_once)
+        self._compiler = lru_cache(maxsize=2)(self._make_compiler)
 
     def __repr__(self) -> str:
         return f"QiskitRemote({self._machine.name!r})"
@@ -177,13 +178,16 @@ class QiskitRemote:
     def _compile_once(self, circuit: Circuit, level: int, seed: int) -> CompiledTemplate:
         from qiskit.exceptions import QiskitError
 
-        backend = self._machine.backend()
+        compiler = self._compiler(level, seed)
         try:
-            return compile_template(circuit, backend, level, seed)
+            return compile_template(circuit, compiler)
         except QiskitError as error:
             raise RemoteError(
                 f"Circuit '{circuit.name}' cannot be compiled for {self.name}: {error.message}"
             ) from error
+
+    def _make_compiler(self, level: int, seed: int) -> Any:
+        return make_compiler(self._machine.backend(), level, seed)
 
 
 def _open(device: Any, seed: int | None, compile_for: Any, is_repeatable: bool) -> Machine:

@@ -163,10 +163,11 @@ def _heading(calibration: Calibration) -> str:
 def _summary(calibration: Calibration) -> str:
     qubits, couplers = _live_qubits(calibration), _live_couplers(calibration)
     n_pairs = sum(1 for _ in _grid_pairs(calibration.shape))
-    text = f"{len(qubits)} of {calibration.n_qubits} qubits and {len(couplers)} of {n_pairs} couplers alive"
+    n_live, n_couplers = len(qubits), len(couplers)
+    text = f"{n_live} of {calibration.n_qubits} qubits, {n_couplers} of {n_pairs} couplers alive"
     if qubits and couplers:
         readout = median(_readout(quality) for quality in qubits.values())
-        text += f"; medians: read-out {readout:.3f}, CZ {median(couplers.values()):.4f}"
+        text += f"; median read-out {readout:.3f}, CZ {median(couplers.values()):.4f}"
     return text
 
 

@@ -104,7 +104,7 @@ def from_originir(text: str) -> Program:
         except _LineError as error:
             shown = line.strip() if len(line) <= 80 else line.strip()[:77] + "..."
             raise ConfigError(
-                f"OriginIR line {number} ({shown}): {str(error).rstrip(chr(46))}."
+                f"OriginIR line {number} ({shown}): {str(error).removesuffix('.')}."
             ) from None
     try:
         return reader.finish()
@@ -127,11 +127,12 @@ _FAST_U3 = re.compile(
     r"U3 q\[(\d{1,6})\],\((-?\d{1,6}\.\d{1,20}),(-?\d{1,6}\.\d{1,20}),(-?\d{1,6}\.\d{1,20})\)"
 )
 _FAST_CZ = re.compile(r"CZ q\[(\d{1,6})\],q\[(\d{1,6})\]")
-_LINE = re.compile(r"\s*([A-Za-z0-9]+)\s*(.*?)\s*")
-_GATE = re.compile(r"(q\[\d{1,6}\](?:\s*,\s*q\[\d{1,6}\])*)?\s*(?:,?\s*\(([^()]*)\))?")
+# Possessive (*+), so that no line, whatever is sent, takes more than linear time.
+_LINE = re.compile(r"([A-Za-z0-9]{1,20})\s*+(.*)")
+_GATE = re.compile(r"(q\[\d{1,6}\](?:\s*+,\s*+q\[\d{1,6}\])*+)?\s*+(?:,?\s*+\(([^()]*)\))?")
 _QUBIT = re.compile(r"q\[(\d+)\]")
-_MEASURE = re.compile(r"q\[(\d{1,6})\]\s*,\s*c\[(\d{1,6})\]")
-_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*")
+_MEASURE = re.compile(r"q\[(\d{1,6})\]\s*+,\s*+c\[(\d{1,6})\]")
+_NUMBER = re.compile(r"\s*+[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?\s*+")
 
 
 @dataclass
@@ -168,10 +169,11 @@ class _Reader:
                 self._check_pair(first, second)
                 self.gates.append(CZ(first, second))
                 return
-        match = _LINE.fullmatch(line)
+        stripped = line.strip()
+        match = _LINE.fullmatch(stripped)
         if match:
             self._statement(match[1], match[2])
-        elif line.strip():
+        elif stripped:
             raise _LineError("this is no statement of OriginIR")
 
     def finish(self) -> Program:
@@ -297,5 +299,5 @@ class _Reader:
 def _number(text: str) -> float:
     value = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
-        raise _LineError(f"'{text.strip()}' is not a finite number")
+        raise _LineError(f"'{text.strip()[:40]}' is not a finite number")
     return value

@@ -102,7 +102,8 @@ def outcome_probabilities(
         blocks += split_program(program, index)
     noise = NoiseModel(calibration, scale, has_idle_noise=has_idle_noise)
     results: list[list[BlockOutcomes]] = [[] for _ in programs]
-    probabilities = _simulate(blocks, noise)
+    with torch.no_grad(), torch.device("cpu"):
+        probabilities = _simulate(blocks, noise)
     for block, row in zip(blocks, probabilities, strict=True):
         qubits = tuple(block.qubits[local] for local in block.measured)
         results[block.program].append(BlockOutcomes(qubits, block.bits, row))
@@ -128,7 +129,6 @@ def _simulate(blocks: Sequence[Block], noise: NoiseModel) -> list[np.ndarray]:
     return results
 
 
-@torch.no_grad()
 def _simulate_alike(blocks: Sequence[Block], noise: NoiseModel) -> Tensor:
     """Return (B, 2^n_measured) for blocks of the same structure."""
     first = blocks[0]
@@ -137,6 +137,7 @@ def _simulate_alike(blocks: Sequence[Block], noise: NoiseModel) -> Tensor:
     before, at_end = idle_times(first.ops, noise.durations, n_qubits)
     angles = torch.tensor([block.angles for block in blocks], dtype=torch.float64)
     turns = iter(u3_channel(angles.transpose(0, 1)) if angles.numel() else ())
+    flip = cz_channel()
     state = PauliStates(_ground_state(len(blocks), n_qubits))
     for qubits, waits in zip(first.ops, before, strict=True):
         for qubit, wait in zip(qubits, waits, strict=True):
@@ -146,14 +147,11 @@ def _simulate_alike(blocks: Sequence[Block], noise: NoiseModel) -> Tensor:
             behind = _gather(noise.after_turn, on)
             state.apply(behind @ next(turns), qubits)
         else:
-            state.apply(_gather(noise.after_cz, on) @ _CZ, qubits)
+            state.apply(_gather(noise.after_cz, on) @ flip, qubits)
     for qubit in first.measured:
         _wait(state, qubit, physical[qubit], at_end[qubit], noise)
     readout = [noise.readout(physical[qubit]) for qubit in first.measured]
     return _read(state.values(), n_qubits, first.measured, readout)
-
-
-_CZ = cz_channel()
 
 
 def _ground_state(n_rows: int, n_qubits: int) -> Tensor:
