@@ -86,8 +86,7 @@ def blocks_of(program: Program) -> list[list[int]]:
             joined = group[gate.first] | group[gate.second]
             for qubit in joined:
                 group[qubit] = joined
-    seen = {frozenset(group[qubit]): None for qubit in program.measured}
-    return [sorted(block) for block in seen]
+    return list(map(sorted, dict.fromkeys(frozenset(group[qubit]) for qubit in program.measured)))
 
 
 def _qubits(gate: Any) -> tuple[int, ...]:
@@ -391,9 +390,8 @@ def test_counts_of_every_qubit_of_the_chip_are_cut_apart() -> None:
     for row in bits:
         key = hex(sum(int(bit) << j for j, bit in enumerate(row)))
         counts[key] = counts.get(key, 0) + 1
-    n_blocks = n_bits // 4
-    expected = np.zeros((n_blocks, 16))
-    for row in bits.reshape(300, n_blocks, 4):
+    expected = np.zeros((n_bits // 4, 16))
+    for row in bits.reshape(300, -1, 4):
         for block, (a, b, c, d) in enumerate(row):
             expected[block, 8 * a + 4 * b + 2 * c + d] += 1
     assert request.n_programs == 1

@@ -50,17 +50,17 @@ def choose_sizes(config: QthaConfig, d_in: int, d_out: int, r: int) -> Sizes:
     For a target, the budget is (1 - saving) * r * (d_in + d_out). Of all inner widths r, 2 r, 4 r, ... up to
     `config.inner_width` the one is taken that allows the largest bond dimension, and with it the most
     parameters within the budget; the tensor trains are the adapter's bottleneck, the inner width is not.
-    core="fourier" gets the sizes of the circuit that it stands for, so that an exported adapter keeps its shape; its
-    coefficients come on top.
+    core="fourier" gets the sizes of the circuit that it stands for, so that an exported adapter keeps its
+    shape; its coefficients come on top.
 
     Raises:
         ConfigError: The saving cannot be reached in this layer.
     """
     if config.target_saving is None:
         return _sizes(config, d_in, d_out, config.inner_width, config.bond_dim)
+    budget = math.floor((1 - config.target_saving) * r * (d_in + d_out))
     if config.core == "fourier":
         config = replace(config, core="quantum")
-    budget = math.floor((1 - config.target_saving) * r * (d_in + d_out))
     candidates = []
     width = min(r, config.inner_width)
     while width <= config.inner_width:

@@ -153,8 +153,13 @@ class FakeRemote:
         """Cut a batch into jobs of at most `max_programs` circuits.
 
         Raises:
-            ConfigError: The circuit has more than 8 qubits.
+            ConfigError: The circuit has more than 8 qubits, or there are too many shots.
         """
+        most = self.limits.max_shots
+        if most is not None and batch.shots is not None and batch.shots > most:
+            raise ConfigError(
+                f"Backend '{self.name}' takes at most {most} shots; got shots={batch.shots}."
+            )
         if batch.circuit.n_qubits > _MAX_QUBITS:
             raise ConfigError(
                 f"Backend '{self.name}' takes at most {_MAX_QUBITS} qubits; circuit "
@@ -229,8 +234,11 @@ class FakeRemote:
             CorruptResultError: Circuits, keys or sums do not add up.
         """
         n_qubits = request.payload["circuit"]["n_qubits"]
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("circuits"), list):
+            raise CorruptResultError("A result must have a list 'circuits'; fetch it again.")
         found = np.full((request.n_circuits, 2**n_qubits), -1.0)
         for entry in raw["circuits"]:
+            _check_entry(entry)
             index = entry["index"]
             if not 0 <= index < request.n_circuits or found[index, 0] >= 0:
                 raise CorruptResultError(f"Circuit {index} of the result is not expected there.")
@@ -331,6 +339,22 @@ def _all_products(n_qubits: int) -> tuple[tuple[ZProduct, ...], np.ndarray]:
     products = tuple(ZProduct(q) for size in sizes for q in combinations(range(n_qubits), size))
     signs = [[p.sign(state, n_qubits) for state in range(2**n_qubits)] for p in products]
     return products, np.array(signs, dtype=np.float64)
+
+
+def _check_entry(entry: Any) -> None:
+    """Raise CorruptResultError unless an entry has an index, keys and values of the right kinds."""
+    is_whole = (
+        isinstance(entry, Mapping)
+        and isinstance(entry.get("index"), int)
+        and isinstance(entry.get("keys"), list)
+        and isinstance(entry.get("values"), list)
+        and all(isinstance(key, str) for key in entry["keys"])
+        and all(isinstance(value, int | float) for value in entry["values"])
+    )
+    if not is_whole:
+        raise CorruptResultError(
+            "An entry of the result has no index, keys or values; fetch it again."
+        )
 
 
 def _row_of(entry: Mapping[str, Any], n_qubits: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from qpeft.circuits import Circuit
+from qpeft.circuits import Circuit, Gate, Input, Weight
 from qpeft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -256,9 +256,7 @@ def circuit_to_json(circuit: Circuit) -> dict[str, Any]:
 
 def circuit_from_json(data: Mapping[str, Any]) -> Circuit:
     """Return the circuit of `circuit_to_json`."""
-    from qpeft.circuits import Gate, Input, Weight
-
-    kinds = {"Input": Input, "Weight": Weight}
+    kinds: dict[str, type[Input] | type[Weight]] = {"Input": Input, "Weight": Weight}
     gates = tuple(
         Gate(name, tuple(qubits), None if angle is None else kinds[angle[0]](angle[1]))
         for name, qubits, angle in data["gates"]

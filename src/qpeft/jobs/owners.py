@@ -62,7 +62,7 @@ def _birth(pid: int) -> str | None:
             return None
         fields = text.rpartition(")")[2].split()  # the name before it may hold spaces
         return None if fields[0] in ("Z", "X") else fields[19]
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     try:
         process = psutil.Process(pid)
