@@ -126,3 +126,19 @@ def test_export_writes_a_classical_adapter_and_says_what_it_took(
     assert run(monkeypatch, *words) == 1
     shutil.rmtree("classical")
     assert run(monkeypatch, *words) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "emulator",
+        "pennylane:lightning.qubit",
+        "qiskit:aer",
+        "origin:origin_wukong@http://127.0.0.1:9",
+        "origin:WK_C180",
+    ],
+)
+def test_a_rows_backend_name_leads_back_to_its_remote(name: str) -> None:
+    from qpeft.hardware_verbs import _remote_named
+
+    assert _remote_named(name, {}).name == name

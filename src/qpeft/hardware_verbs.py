@@ -424,7 +424,10 @@ def _remote_named(name: str, options: Mapping[str, Any]) -> Any:
     from qpeft.backends import get_remote
 
     kind, has_device, device = name.partition(":")
-    own = {"device": device} if has_device else {}
+    own: dict[str, Any] = {"device": device} if has_device else {}
+    if kind == "origin" and has_device:
+        chip, has_url, url = device.partition("@")
+        own = {"chip": chip, **({"url": url} if has_url else {})}
     return get_remote(kind, {**own, **options})
 
 

@@ -156,3 +156,18 @@ def test_a_killed_run_resumes_to_the_same_adapter_and_sends_nothing_twice(
         for folder in (tmp_path, whole)
     )
     assert ours == theirs
+
+
+def test_a_machine_that_cannot_be_used_is_told_before_anything_is_loaded(
+    tmp_path: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("QPEFT_ORIGIN_API_KEY", "ORIGIN_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    adapter = {"backend": "origin", "backend_options": None}
+    recipe = hardware_recipe(tmp_path, model_folder, adapter=adapter)
+    with pytest.raises(QpeftError, match="needs an API key, and none is set"):
+        train(recipe)
+    recipe = hardware_recipe(tmp_path, model_folder, adapter={"shots": None, **adapter})
+    with pytest.raises(QpeftError, match="needs a number of shots"):
+        train(recipe)
+    assert not (tmp_path / "run").exists()

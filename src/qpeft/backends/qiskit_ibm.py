@@ -23,6 +23,7 @@ from qpeft.errors import (
     MissingExtraError,
     NotSentError,
     RemoteError,
+    UnknownJobError,
 )
 
 
@@ -170,10 +171,16 @@ def as_remote_error(error: BaseException, doing: str, may_have_arrived: bool) ->
     from ibm_cloud_sdk_core import ApiException
     from qiskit_ibm_runtime.accounts import AccountNotFoundError
     from qiskit_ibm_runtime.api.exceptions import RequestsApiError
-    from qiskit_ibm_runtime.exceptions import IBMAccountError, IBMNotAuthorizedError
+    from qiskit_ibm_runtime.exceptions import (
+        IBMAccountError,
+        IBMNotAuthorizedError,
+        RuntimeJobNotFound,
+    )
     from requests.exceptions import ConnectTimeout, RequestException
     from urllib3.exceptions import NewConnectionError
 
+    if isinstance(error, RuntimeJobNotFound):
+        return UnknownJobError(f"IBM Quantum knows no such job ({error.message}) while {doing}.")
     chain = list(_causes(error))
     codes = [e.status_code for e in chain if isinstance(e, RequestsApiError)]
     codes += [e.status_code for e in chain if isinstance(e, ApiException)]

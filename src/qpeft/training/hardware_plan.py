@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from qpeft.adapters import QthaConfig
 from qpeft.adapters.qtha import QthaAdapter
 from qpeft.backends import REMOTES, CircuitBatch, Remote, get_remote
-from qpeft.circuits import Circuit, Input
+from qpeft.circuits import Circuit, Input, build_ansatz
 from qpeft.errors import ConfigError, QpeftError
 from qpeft.layers import QuantumLayer
 from qpeft.layers.gradients import RULES, n_gradient_circuits
@@ -149,6 +149,26 @@ def plan_hardware(recipe: Recipe) -> list[HardwarePlan]:
         n_evaluated=_evaluated_tokens(recipe, train.mean_length, len(splits.test)),
     )
     return [_plan_adapter(name, config, model, load) for name, config in remote.items()]
+
+
+def check_machine(config: PeftConfig) -> None:
+    """Raise if an adapter's machine cannot be used: no package, key or network, a circuit without a place.
+
+    Asked before a run begins, not after its first hour. One circuit is prepared and nothing is sent; an adapter
+    without a machine passes.
+
+    Raises:
+        QpeftError: What is missing, and what to do.
+    """
+    if not isinstance(config, QthaConfig) or not _is_remote(config):
+        return
+    n_qubits, is_entangled = config.r // config.groups, config.core != "product"
+    circuit = build_ansatz(config.ansatz, n_qubits, config.n_layers, is_entangled=is_entangled)
+    untied = circuit.untied()
+    remote = get_remote(config.backend, config.backend_options)
+    if config.shots is None and not remote.limits.has_exact_results:
+        raise ConfigError(f"Backend '{config.backend}' needs a number of shots, for example 1000.")
+    remote.prepare(CircuitBatch(untied, np.zeros((1, untied.n_inputs)), config.shots))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from qpeft.training.data import load_splits
 from qpeft.training.encoding import EncodedSplit, encode_split
 from qpeft.training.evaluation import Comparison, Evaluation, compare, evaluate
 from qpeft.training.examples import Splits
+from qpeft.training.hardware_plan import check_machine
 from qpeft.training.loading import attach_adapter
 from qpeft.training.methods import build_adapter_config
 from qpeft.training.models import load_base
@@ -343,6 +344,8 @@ def _prepare(recipe: Recipe, reporter: Reporter, *, overwrite: bool) -> _Run:
     keys = ["adapter", *(f"baselines.{i}" for i in range(len(recipe.baselines)))]
     specs = (recipe.adapter, *recipe.baselines)
     configs = {s.label: build_adapter_config(s, k) for s, k in zip(specs, keys, strict=True)}
+    for config in configs.values():
+        check_machine(config)
     with quiet_libraries():
         model, tokenizer = load_base(recipe.model)
     place(model)
