@@ -21,7 +21,13 @@ from qpeft.backends.pennylane_remote import PennylaneRemote
 from qpeft.backends.remote import CircuitBatch, Distributions, JobState, Remote
 from qpeft.circuits import Circuit, Gate, build_ansatz
 from qpeft.circuits.gates import GATES
-from qpeft.errors import ConfigError, CorruptResultError, MissingExtraError, RemoteError
+from qpeft.errors import (
+    ConfigError,
+    CorruptResultError,
+    MissingExtraError,
+    RemoteError,
+    UnknownJobError,
+)
 
 DEVICES = ["default.qubit", "lightning.qubit", "default.mixed"]
 
@@ -198,7 +204,7 @@ def test_too_many_qubits_are_refused() -> None:
 def test_a_job_of_another_process_is_unknown_here() -> None:
     remote = PennylaneRemote()
     for ask in (remote.status, remote.fetch, remote.cancel):
-        with pytest.raises(RemoteError, match="has no job 'elsewhere'"):
+        with pytest.raises(UnknownJobError, match="has no job 'elsewhere'"):
             ask("elsewhere")
     with pytest.raises(RemoteError, match="keeps no tags"):
         remote.find("tag")

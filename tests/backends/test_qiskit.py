@@ -33,6 +33,7 @@ from qpeft.errors import (
     JobFailedError,
     MissingExtraError,
     RemoteError,
+    UnknownJobError,
 )
 
 AER = QiskitRemote("aer", seed=1)
@@ -279,7 +280,7 @@ def test_a_job_of_another_device_is_not_run() -> None:
 
 def test_a_job_of_another_process_is_unknown_here() -> None:
     for ask in (AER.status, AER.fetch, AER.cancel):
-        with pytest.raises(RemoteError, match="has no job 'elsewhere'"):
+        with pytest.raises(UnknownJobError, match="has no job 'elsewhere'"):
             ask("elsewhere")
     with pytest.raises(RemoteError, match="keeps no tags"):
         AER.find("tag")

@@ -132,7 +132,10 @@ def test_a_cap_ends_a_run_before_it_is_passed_and_raising_it_goes_on(
     assert sent_by(tmp_path)["circuits"] == whole
 
 
-@pytest.mark.parametrize("dies_at", [7, 30, 50])
+@pytest.mark.parametrize(
+    "dies_at",
+    [30, pytest.param(7, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_resumes_to_the_same_adapter_and_sends_nothing_twice(
     dies_at: int, tmp_path: Path, model_folder: Path
 ) -> None:
