@@ -13,7 +13,12 @@ EXTRAS = {
     "gguf": ("gguf", "base models in GGUF files, the demo model among them"),
     "tensorboard": ("tensorboard", "training.loggers: [tensorboard]"),
     "bitsandbytes": ("quantization", "base models in 8 or 4 bit"),
-    "pennylane": ("bench", "benchmarks against PennyLane"),
+    "pyqpanda3": ("origin", "backend: origin, the Wukong chip through its cloud"),
+    "qiskit": ("qiskit", "backend: qiskit, and circuits that need SWAPs on a chip"),
+    "qiskit-aer": ("qiskit", "backend: qiskit on device aer"),
+    "qiskit-ibm-runtime": ("qiskit", "backend: qiskit on IBM's machines"),
+    "pennylane": ("pennylane", "backend: pennylane, and benchmarks against it"),
+    "starlette": ("emulator", "qpeft emulator, the chip as a service"),
 }
 
 
@@ -41,7 +46,7 @@ def examine() -> list[Finding]:
     for name, (extra, purpose) in EXTRAS.items():
         note = f"{purpose}; pip install 'qpeft[{extra}]'"
         findings.append(_package(name, note, is_core=False))
-    findings += [_device(), _precision(), _registration()]
+    findings += [_device(), _precision(), _registration(), _key()]
     findings.append(
         Finding(
             "autoload",
@@ -79,6 +84,13 @@ def _precision() -> Finding:
 
     dtype, reason = choose_dtype("auto", best_device())
     return Finding("dtype: auto", str(dtype).removeprefix("torch."), reason, True)
+
+
+def _key() -> Finding:
+    names = ("QPEFT_ORIGIN_API_KEY", "ORIGIN_API_KEY")
+    is_set = any(os.environ.get(name) for name in names)
+    note = f"for backend: origin; in {' or '.join(names)}"
+    return Finding("Origin's API key", "set" if is_set else "", note, True if is_set else None)
 
 
 def _registration() -> Finding:
