@@ -115,6 +115,7 @@ def test_methods_lists_qtha_first_and_lora(monkeypatch, capsys):
 def test_doctor_finds_the_core_packages(monkeypatch, capsys):
     assert run(monkeypatch, "doctor") == 0
     printed = capsys.readouterr().out
+    assert "qpeft[origin]" in printed  # brackets are no markup
     assert "torch" in printed
     assert "registered" in printed
 

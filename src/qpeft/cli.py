@@ -209,6 +209,7 @@ def circuit(
 @app.command()
 def doctor() -> None:
     """Show what is installed, what is missing, and how to get it."""
+    from rich.markup import escape
     from rich.table import Table
 
     from qpeft.doctor import examine
@@ -217,7 +218,8 @@ def doctor() -> None:
     findings = examine()
     for finding in findings:
         mark = {True: "[green]yes[/green]", False: "[red]no[/red]", None: "[yellow]no[/yellow]"}
-        table.add_row(finding.name, finding.found or mark[finding.is_fine], finding.note)
+        # Extras stand in brackets, which rich would read as its own markup.
+        table.add_row(finding.name, finding.found or mark[finding.is_fine], escape(finding.note))
     console.print(table)
     if any(finding.is_fine is False for finding in findings):
         raise typer.Exit(EXIT_ERROR)
