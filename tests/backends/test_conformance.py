@@ -20,6 +20,7 @@ from wrong_targets import (
 
 from qpeft.backends import get_backend, get_remote, pennylane_remote, qiskit_remote
 from qpeft.backends.conformance import ConformanceReport, Outcome, check_conformance
+from qpeft.backends.conformance_checks import run_check
 from qpeft.backends.conformance_circuits import (
     certain_circuits,
     count_bounds,
@@ -31,7 +32,7 @@ from qpeft.backends.conformance_circuits import (
 )
 from qpeft.backends.conformance_damage import damages, secrets_in
 from qpeft.circuits.gates import GATES
-from qpeft.errors import ConfigError
+from qpeft.errors import ConfigError, MissingExtraError
 
 SMALL = {"shots": 500, "max_circuits": 24, "timeout_seconds": 30.0}
 
@@ -296,3 +297,12 @@ def test_secrets_are_found_by_name_and_by_value(monkeypatch: pytest.MonkeyPatch)
 
 def outcomes(report: ConformanceReport) -> dict[str, Outcome]:
     return {check.name: check.outcome for check in report.checks}
+
+
+def test_what_needs_an_extra_that_is_not_here_is_skipped_and_named() -> None:
+    def check() -> str:
+        raise MissingExtraError("qiskit", "qiskit", "A ring of three qubits")
+
+    found = run_check("a claim", check)
+    assert found.outcome is Outcome.SKIPPED
+    assert "pip install 'qpeft[qiskit]'" in found.detail

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qpeft.errors import QpeftError
+from qpeft.errors import MissingExtraError, QpeftError
 
 
 class Outcome(StrEnum):
@@ -62,6 +62,8 @@ def run_check(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, Outcome.PASSED, check())
     except NotApplicableError as error:
+        return Check(name, Outcome.SKIPPED, str(error))
+    except MissingExtraError as error:
         return Check(name, Outcome.SKIPPED, str(error))
     except ViolationError as error:
         return Check(name, Outcome.FAILED, str(error))
