@@ -139,6 +139,6 @@ def test_export_writes_a_classical_adapter_and_says_what_it_took(
     ],
 )
 def test_a_rows_backend_name_leads_back_to_its_remote(name: str) -> None:
-    from qpeft.hardware_verbs import _remote_named
+    from qpeft.verb_parts import remote_named
 
-    assert _remote_named(name, {}).name == name
+    assert remote_named(name, {}).name == name

@@ -4,37 +4,23 @@ Like `qpeft.cli` they parse, call one function of a room above and show the resu
 inside.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from qpeft.errors import ConfigError, QpeftError
+from qpeft.errors import ConfigError
+from qpeft.job_verbs import jobs_app
+from qpeft.verb_parts import Options, compact_table, parse_options, remote_named, short
 
 if TYPE_CHECKING:
-    from qpeft.jobs import Decision, Row
     from qpeft.training.hardware_plan import Cost, HardwarePlan, StrategyPlan
 
 verbs = typer.Typer()
-jobs_app = typer.Typer(
-    help="Look at the journal of jobs on quantum machines, and collect what is outstanding.",
-    no_args_is_help=True,
-)
 verbs.add_typer(jobs_app, name="jobs")
 console = Console()
-
-Options = Annotated[
-    list[str] | None,
-    typer.Option("--option", metavar="KEY=VALUE", help="An option of the backend. Repeatable."),
-]
-JournalPath = Annotated[
-    Path, typer.Option(help="The journal's file.", envvar="QPEFT_JOURNAL", show_envvar=True)
-]
-DEFAULT_JOURNAL = Path("qpeft-jobs.sqlite")
 
 
 @verbs.command()
@@ -62,106 +48,6 @@ def plan(
         _show_plan(found)
 
 
-@jobs_app.command("list")
-def list_(
-    journal: JournalPath = DEFAULT_JOURNAL,
-    last: Annotated[int, typer.Option(min=1, help="Show the last so many jobs.")] = 30,
-    is_open: Annotated[bool, typer.Option("--open", help="Only those not at their end.")] = False,
-) -> None:
-    """Show the last jobs, and what each backend and run amount to."""
-    from qpeft import jobs
-
-    opened = _open_journal(journal)
-    states = [state for state in jobs.State if state.is_open] if is_open else None
-    table = _compact_table("row", "for", "state", "sent (UTC)", n_numbers=3)
-    for row in jobs.list_jobs(opened, states=states, n_last=last):
-        shots_text = "exact" if row.shots is None else _short(row.shots)
-        numbers = (_short(row.n_circuits), _short(row.n_programs), shots_text)
-        sent = (row.submitted_at or "")[5:16].replace("T", " ")
-        table.add_row(str(row.id), row.label, row.state, sent, *numbers)
-    console.print(table)
-    table = _compact_table("backend", "for", n_numbers=4)
-    table.add_column("states")
-    for total in jobs.totals(opened):
-        states_text = ", ".join(f"{n} {state}" for state, n in total.n_rows.items())
-        tally = total.sent
-        counts = (tally.n_circuits, tally.n_programs, tally.n_shots, tally.n_jobs)
-        table.add_row(total.backend, total.label, *map(_short, counts), states_text)
-    console.print(table)
-
-
-@jobs_app.command()
-def show(
-    row: Annotated[int, typer.Argument(help="The row's number in the list.")],
-    journal: JournalPath = DEFAULT_JOURNAL,
-) -> None:
-    """Show everything that is known of one job, its raw result included."""
-    import json
-    from dataclasses import asdict
-
-    from qpeft import jobs
-
-    details = jobs.show_job(_open_journal(journal), row)
-    for name, value in asdict(details.row).items():
-        console.print(f"{name}: {'' if value is None else value}", markup=False, soft_wrap=True)
-    others = ", ".join(f"{r.id} ({r.state})" for r in details.attempts)
-    console.print(f"rows of the same request: {others}", markup=False)
-    if details.seconds_waited is not None:
-        console.print(f"seconds from submission to result: {details.seconds_waited:.1f}")
-    if details.calibration is not None:
-        console.print(f"calibration: {details.calibration.get('taken_at', '')}", markup=False)
-    raw = "none yet" if details.raw is None else json.dumps(details.raw)
-    console.print(f"raw result: {raw[:2000]}", markup=False, soft_wrap=True)
-    if len(raw) > 2000:
-        console.print(f"... {len(raw) - 2000:,} characters more")
-
-
-@jobs_app.command("export")
-def export_jobs(
-    path: Annotated[Path, typer.Argument(help="The CSV file to write.")],
-    journal: JournalPath = DEFAULT_JOURNAL,
-) -> None:
-    """Write the whole journal as a table (CSV), one line a submission."""
-    from qpeft import jobs
-
-    n_rows = jobs.export_csv(_open_journal(journal), path)
-    console.print(f"Wrote {n_rows} rows to {path}", soft_wrap=True)
-
-
-@jobs_app.command()
-def resume(
-    journal: JournalPath = DEFAULT_JOURNAL,
-    option: Options = None,
-    wait: Annotated[bool, typer.Option(help="Wait until every job is at its end.")] = True,
-    take_over: Annotated[
-        bool, typer.Option("--take-over", help="Take jobs from processes on other hosts too.")
-    ] = False,
-) -> None:
-    """Collect outstanding results; ask about jobs of which nobody knows whether they were sent."""
-    from qpeft import jobs
-
-    options = _parse_options(option)
-    done = jobs.resume(
-        _open_journal(journal),
-        lambda name: _remote_named(name, options),
-        _ask,
-        waits=wait,
-        takes_over=take_over,
-    )
-    for words, rows in (
-        ("collected", done.finished),
-        ("failed at the machine", done.failed),
-        ("still open", done.waiting),
-        ("given up", done.forgotten),
-    ):
-        if rows:
-            console.print(f"{words}: row {', '.join(str(row.id) for row in rows)}")
-    for row, problem in done.problems:
-        console.print(f"row {row.id}: {problem}", markup=False, soft_wrap=True)
-    if not any((done.finished, done.failed, done.waiting, done.forgotten, done.problems)):
-        console.print("Nothing is outstanding.")
-
-
 @verbs.command()
 def calibrate(
     backend: Annotated[str, typer.Argument(help="A machine with a calibration.")] = "emulator",
@@ -174,7 +60,7 @@ def calibrate(
     from qpeft.backends import get_remote
     from qpeft.chips.chip_drawing import draw_chip_svg, draw_chip_text
 
-    snapshot = get_remote(backend, _parse_options(option)).calibration()
+    snapshot = get_remote(backend, parse_options(option)).calibration()
     if snapshot is None:
         raise ConfigError(f"Backend '{backend}' has no calibration to show.")
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -217,7 +103,7 @@ def export(
     where = (
         Evaluation(
             backend,
-            _parse_options(option),
+            parse_options(option),
             shots,
             "surrogate",
             surrogate_weight=surrogate_weight,
@@ -289,12 +175,12 @@ def conformance(
     """Check that backends keep the conventions and promises that layers rely on."""
     from qpeft.backends.conformance import Outcome, check_conformance
 
-    table = _compact_table("backend", n_numbers=0)
+    table = compact_table("backend", n_numbers=0)
     for name in ("passed", "failed", "skipped"):
         table.add_column(name, justify="right")
     n_failed = 0
     for name in backends or LOCAL_BACKENDS:
-        target, is_noisy = _target(name, _parse_options(option))
+        target, is_noisy = _target(name, parse_options(option))
         report = check_conformance(target, is_noisy=is_noisy or noisy)
         counts = [
             sum(check.outcome is outcome for check in report.checks)
@@ -330,7 +216,7 @@ def _target(name: str, options: Mapping[str, Any]) -> tuple[Any, bool]:
     if name in BACKENDS:
         return get_backend(name, options), name == "noisy"
     is_noisy = name in ("emulator", "origin") or name.startswith("qiskit:fake")
-    return _remote_named(name, options), is_noisy
+    return remote_named(name, options), is_noisy
 
 
 def _show_plan(plan: "HardwarePlan") -> None:
@@ -342,7 +228,7 @@ def _show_plan(plan: "HardwarePlan") -> None:
     )
     for title, is_step in (("A step sends:", True), ("All sends:", False)):
         console.print(title)
-        table = _compact_table("gradient", n_numbers=4)
+        table = compact_table("gradient", n_numbers=4)
         has_price = any(strategy.money is not None for strategy in plan.strategies)
         extra = [] if is_step else ["time", "cost"] if has_price else ["time"]
         for name in extra:
@@ -356,23 +242,13 @@ def _show_plan(plan: "HardwarePlan") -> None:
     console.print(f"Times and prices: {plan.price_source}.", markup=False)
 
 
-def _compact_table(*names: str, n_numbers: int) -> Table:
-    """Return a table without rules between the columns: names, and then the first so many numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for name in ("circuits", "programs", "shots", "jobs")[:n_numbers]:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _strategy_name(strategy: "StrategyPlan") -> str:
     rule = f", {strategy.angle_gradient}" if strategy.angle_gradient else ""
     return f"{strategy.gradient}{rule}{' *' if strategy.is_chosen else ''}"
 
 
 def _counts(cost: "Cost") -> tuple[str, ...]:
-    return tuple(_short(n) for n in (cost.circuits, cost.programs, cost.shots, cost.jobs))
+    return tuple(short(n) for n in (cost.circuits, cost.programs, cost.shots, cost.jobs))
 
 
 def _price(plan: "HardwarePlan", strategy: "StrategyPlan") -> tuple[str, str]:
@@ -380,76 +256,8 @@ def _price(plan: "HardwarePlan", strategy: "StrategyPlan") -> tuple[str, str]:
     return "not known" if strategy.seconds is None else _duration(strategy.seconds), money
 
 
-def _short(n: int) -> str:
-    """Return a count in at most six characters or so: 3,402, 205k, 13.8M."""
-    if n < 10_000:
-        return f"{n:,}"
-    for size, unit in ((10**9, "G"), (10**6, "M")):
-        if n >= size:
-            return f"{n / size:,.3g}{unit}" if n < 1000 * size else f"{n / size:,.0f}{unit}"
-    return f"{n / 1000:.3g}k"
-
-
 def _duration(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _open_journal(path: Path) -> Any:
-    from qpeft.jobs import Journal
-
-    if not path.exists():
-        raise QpeftError(
-            f"There is no journal {path}. Run this in the folder of your runs, or name it with --journal."
-        )
-    return Journal(path)
-
-
-def _parse_options(texts: list[str] | None) -> dict[str, Any]:
-    import yaml
-
-    options = {}
-    for text in texts or []:
-        key, found, value = text.partition("=")
-        if not found or not key:
-            raise ConfigError(f"--option takes KEY=VALUE; got '{text}'.")
-        options[key] = yaml.safe_load(value)
-    return options
-
-
-def _remote_named(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the remote of a journal's row, whose name may hold its device behind a colon."""
-    from qpeft.backends import get_remote
-
-    kind, has_device, device = name.partition(":")
-    own: dict[str, Any] = {"device": device} if has_device else {}
-    if kind == "origin" and has_device:
-        chip, has_url, url = device.partition("@")
-        own = {"chip": chip, **({"url": url} if has_url else {})}
-    return get_remote(kind, {**own, **options})
-
-
-def _ask(row: "Row") -> "Decision":
-    """Ask the owner about a job of which nobody here knows whether it was sent."""
-    from qpeft.jobs import Forget, Later, SendAgain, WasSent
-
-    console.print(
-        f"Row {row.id}: {row.n_circuits} circuits in {row.n_programs} programs for '{row.label}' were being sent "
-        f"to '{row.backend}' at {row.created_at} when the connection or the process ended. Look at your "
-        f"account there: did it arrive?",
-        markup=False,
-        soft_wrap=True,
-    )
-    answers: dict[str, Callable[[], Decision]] = {
-        "sent": lambda: WasSent(typer.prompt("The job's id there").strip()),
-        "again": SendAgain,
-        "forget": Forget,
-        "later": Later,
-    }
-    prompt = "sent (it is there) / again (it is not; send it) / forget / later"
-    answer = ""
-    while answer not in answers:
-        answer = typer.prompt(prompt, default="later").strip().lower()
-    return answers[answer]()
