@@ -58,7 +58,7 @@ def test_under_autocast_weights_are_contracted_in_float32(dtype: torch.dtype) ->
     x = torch.randn(6, 12)
     expected = adapter(x)
     with torch.autocast("cpu", dtype=dtype):
-        (contracted,) = QthaAdapter.contract([adapter])
+        (contracted,) = QthaAdapter.contract([adapter], QthaAdapter.bind_circuits([adapter]))
         update = adapter(x)
     assert contracted.down.dtype == contracted.up.dtype == torch.float32
     assert update.dtype == dtype

@@ -1,6 +1,7 @@
 """What a runner sends, waits for, refuses and remembers."""
 
 import signal
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ from qpeft.errors import (
 from qpeft.jobs import Budget, Journal, Runner, State, Tally
 from qpeft.jobs.calls import MAX_TRIES
 from qpeft.jobs.runner import Pause
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """A shell starts what it runs in the background with SIGINT ignored; here it interrupts."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 def states(runner: Runner) -> list[State]:

@@ -172,11 +172,11 @@ def test_a_stream_holds_its_stop_string_back(base: tuple[Any, Any]) -> None:
 
 
 def test_a_closed_stream_stops_its_thread(base: tuple[Any, Any]) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     stream = stream_reply(*base, PROMPTS[0], max_new_tokens=200)
     next(stream)
     stream.close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # those of others may end meanwhile
 
 
 def test_an_error_while_streaming_reaches_the_reader(
