@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,3 +143,68 @@ def test_a_rows_backend_name_leads_back_to_its_remote(name: str) -> None:
     from qpeft.verb_parts import remote_named
 
     assert remote_named(name, {}).name == name
+
+
+def test_an_open_job_is_cancelled_at_the_machine_or_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qpeft.backends.fake_remote import FakeRemote
+    from qpeft.backends.remote import CircuitBatch
+    from qpeft.circuits import build_ansatz
+    from qpeft.jobs import Runner
+
+    monkeypatch.chdir(tmp_path)
+    machine = FakeRemote(tmp_path / "machine", delay=1000)
+    opened = Journal(tmp_path / "qpeft-jobs.sqlite")
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    batch = CircuitBatch(build_ansatz("reupload", 2, 1), np.zeros((9, 10)), 50)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(machine, opened, sleep=interrupt).run(batch)
+    opened.close()
+    option = f"folder={tmp_path / 'machine'}"
+    assert run(monkeypatch, "jobs", "cancel", "1", "--option", option) == 0
+    assert run(monkeypatch, "jobs", "forget", "2") == 0
+    assert "Row 2 is cancelled." in capsys.readouterr().out
+    assert run(monkeypatch, "jobs", "resume", "--option", option, "--no-wait") == 0
+    assert "failed at the machine: row 1" in capsys.readouterr().out
+    assert run(monkeypatch, "jobs", "cancel", "2") == 1
+    assert "there is nothing at the machine to cancel" in capsys.readouterr().err
+
+
+def test_a_plan_for_another_machine_leaves_the_options_of_the_recipes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(Path(__file__).parent.parent / "recipes" / "math-wukong.yaml")
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "qpeft.training.hardware_plan.plan_hardware", lambda r: seen.append(r) or []
+    )
+    assert run(monkeypatch, "plan", recipe, "--backend", "emulator", "--shots", "50") == 0
+    (loaded,) = seen
+    assert loaded.adapter.options["backend"] == "emulator"
+    assert loaded.adapter.options["backend_options"] is None
+    assert loaded.adapter.options["shots"] == 50
+
+
+def test_conformance_by_default_leaves_out_what_is_not_installed_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qpeft import hardware_verbs
+    from qpeft.errors import MissingExtraError
+
+    def target(name: str, options: Any) -> Any:
+        if name == "absent":
+            raise MissingExtraError("absent", "absent", "This backend")
+        return real(name, options)
+
+    real = hardware_verbs._target
+    monkeypatch.setattr(hardware_verbs, "_target", target)
+    monkeypatch.setattr(hardware_verbs, "LOCAL_BACKENDS", ("absent", "reference"))
+    assert run(monkeypatch, "conformance") == 0
+    printed = capsys.readouterr().out
+    assert "qpeft[absent]" in printed
+    assert "reference" in printed
+    assert run(monkeypatch, "conformance", "absent") == 1

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from qpeft.errors import ConfigError
+from qpeft.errors import ConfigError, MissingExtraError
+from qpeft.files import written_whole
 from qpeft.job_verbs import jobs_app
 from qpeft.verb_parts import Options, compact_table, parse_options, remote_named, short
 
@@ -27,7 +28,8 @@ console = Console()
 def plan(
     recipe: Annotated[Path, typer.Argument(help="A recipe whose adapter uses a machine.")],
     backend: Annotated[
-        str | None, typer.Option(help="Plan for this machine, whatever the recipe says.")
+        str | None,
+        typer.Option(help="Plan for this machine, with its default options (others by --set)."),
     ] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Of each circuit.")] = None,
     set_: Annotated[
@@ -38,9 +40,10 @@ def plan(
     """Count what a recipe would send to a quantum machine, for each way to a gradient."""
     from qpeft.recipe import load_recipe
 
-    overrides = list(set_ or [])
-    overrides += [f"adapter.backend={backend}"] if backend else []
+    # The recipe's options belong to the recipe's machine.
+    overrides = [f"adapter.backend={backend}", "adapter.backend_options=null"] if backend else []
     overrides += [f"adapter.shots={shots}"] if shots else []
+    overrides += set_ or []
     loaded = load_recipe(recipe, overrides)
     from qpeft.training.hardware_plan import plan_hardware
 
@@ -68,7 +71,8 @@ def calibrate(
     path = output_dir / f"{snapshot.chip}-{stamp}.json"
     snapshot.save(path)
     picture = path.with_suffix(".svg")
-    picture.write_text(draw_chip_svg(snapshot), encoding="utf-8")
+    with written_whole(picture) as partial:
+        partial.write_text(draw_chip_svg(snapshot), encoding="utf-8")
     typer.echo(draw_chip_text(snapshot))
     console.print(f"{snapshot.source}\n{path}\n{picture}", markup=False, soft_wrap=True)
 
@@ -180,7 +184,13 @@ def conformance(
         table.add_column(name, justify="right")
     n_failed = 0
     for name in backends or LOCAL_BACKENDS:
-        target, is_noisy = _target(name, parse_options(option))
+        try:
+            target, is_noisy = _target(name, parse_options(option))
+        except MissingExtraError as error:
+            if backends:
+                raise
+            console.print(f"{name}: {error}", markup=False, soft_wrap=True)
+            continue
         report = check_conformance(target, is_noisy=is_noisy or noisy)
         counts = [
             sum(check.outcome is outcome for check in report.checks)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from qpeft.errors import QpeftError
+from qpeft.errors import JobsError, QpeftError
 from qpeft.verb_parts import Options, compact_table, parse_options, remote_named, short
 
 if TYPE_CHECKING:
@@ -123,6 +123,34 @@ def resume(
         console.print(f"row {row.id}: {problem}", markup=False, soft_wrap=True)
     if not any((done.finished, done.failed, done.waiting, done.forgotten, done.problems)):
         console.print("Nothing is outstanding.")
+
+
+@jobs_app.command()
+def cancel(
+    row: Annotated[int, typer.Argument(help="The row's number in the list.")],
+    journal: JournalPath = DEFAULT_JOURNAL,
+    option: Options = None,
+) -> None:
+    """Ask the machine not to run a job; `qpeft jobs resume` then writes down what became of it."""
+    from qpeft import jobs
+
+    found = _open_journal(journal).row(row)
+    if found.state is not jobs.State.SUBMITTED or found.job_id is None:
+        raise JobsError(f"Row {row} is {found.state}: there is nothing at the machine to cancel.")
+    remote_named(found.backend, parse_options(option)).cancel(found.job_id)
+    console.print(f"Asked '{found.backend}' to cancel job {found.job_id}.", markup=False)
+
+
+@jobs_app.command()
+def forget(
+    row: Annotated[int, typer.Argument(help="The row's number in the list.")],
+    journal: JournalPath = DEFAULT_JOURNAL,
+) -> None:
+    """Give up an open job, for example of a machine that is no more; it still counts as sent."""
+    from qpeft import jobs
+
+    given_up = jobs.forget(_open_journal(journal), row)
+    console.print(f"Row {given_up.id} is {given_up.state}.")
 
 
 def _open_journal(path: Path) -> Any:

@@ -197,6 +197,20 @@ def test_an_export_replaces_a_folder_only_when_told(tmp_path: Path) -> None:
         export_surrogate(tmp_path / "source", tmp_path / "target")
     export_surrogate(tmp_path / "source", tmp_path / "target", overwrite=True)
     assert (tmp_path / "target" / "adapter_config.json").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_an_export_touches_no_folder_that_is_no_adapter(tmp_path: Path) -> None:
+    adapted(tiny_llama()).save_pretrained(tmp_path / "source")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    for target, message in (("mine", "is not an adapter's folder"), ("source", "is exported")):
+        with pytest.raises(ConfigError, match=message):
+            export_surrogate(tmp_path / "source", tmp_path / target, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    (tmp_path / "source" / "adapter_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        export_surrogate(tmp_path / "source", tmp_path / "target")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from qpeft.chips.packing import (
     Packing,
     PackingOptions,
     choose_disjoint,
-    describe_packing,
     pack_circuits,
 )
 from qpeft.chips.placement import Place, find_places
@@ -166,10 +165,3 @@ def test_no_circuits_take_no_program() -> None:
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):
         PackingOptions(**options)
-
-
-def test_the_description_gives_the_ratio() -> None:
-    packing = pack_circuits(81, find_places(QTHA, make_chip()), SHAPE, PackingOptions())
-    assert describe_packing(packing, 4) == (
-        "81 circuits of 4 qubits in 5 programs (16.2 : 1): 1 program of 17, 4 programs of 16"
-    )

@@ -44,11 +44,13 @@ def evaluation(n_correct: int, n_shots: int = 0) -> Evaluation:
     )
 
 
-def card(method: str, base_id: str = "owner/model", **record: Any) -> str:
+def card(
+    method: str, base_id: str = "owner/model", adapter: dict[str, Any] | None = None, **record: Any
+) -> str:
     recipe = Recipe.model_validate(
         {
             "model": base_id,
-            "adapter": {"method": method, "r": 4},
+            "adapter": {"method": method, "r": 4, **(adapter or {})},
             "data": {"task": "chain_sum", "n_train": 10, "n_test": 500},
             "training": {"steps": 200},
         }
@@ -73,6 +75,13 @@ def test_front_matter_is_what_the_hub_reads() -> None:
     assert data["base_model"] == "owner/model"
     assert data["library_name"] == "peft"
     assert "base_model:adapter:owner/model" in data["tags"]
+
+
+def test_a_card_says_where_the_circuits_run() -> None:
+    text = card("qtha", adapter={"backend": "origin", "backend_layers": [28, 29]})
+    assert "The circuits of decoder layers 28, 29 run on the backend `origin`" in text
+    assert "qpeft export FOLDER TARGET --surrogate" in text
+    assert "run on the backend" not in card("qtha")
 
 
 def test_a_local_base_is_not_given_as_a_hub_id(tmp_path: Path) -> None:

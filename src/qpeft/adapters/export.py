@@ -66,11 +66,9 @@ def export_surrogate(
         ConfigError: The source is no QTHA adapter with circuits, a circuit has too many terms, or the target
             exists.
     """
+    source, target = source.absolute(), target.absolute()
     config, weights = _read(source)
-    if target.exists() and not overwrite:
-        raise ConfigError(
-            f"{target} exists. Choose another folder, or replace it with --overwrite."
-        )
+    _check_target(source, target, overwrite=overwrite)
     layers = _layers_of(config, weights, evaluation)
     converted = {name: tensor for name, tensor in weights.items() if not name.endswith(ANGLES)}
     n_circuits, is_exact, disagreement, lost = 0, True, 0.0, 0.0
@@ -95,7 +93,10 @@ def _read(source: Path) -> tuple[QthaConfig, dict[str, Tensor]]:
         raise ConfigError(
             f"{source} is no adapter: it has no {CONFIG_FILE}. Give an adapter's folder."
         )
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}. Copy the adapter again.") from error
     if raw.get("peft_type") != "QTHA":
         raise ConfigError(
             f"{source} holds a {raw.get('peft_type')} adapter; only QTHA has circuits."
@@ -112,6 +113,20 @@ def _read(source: Path) -> tuple[QthaConfig, dict[str, Tensor]]:
             f"nothing to export."
         )
     return config, weights
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Refuse to write into anything but a new folder, or, when told, over another adapter."""
+    if target == source or target in source.parents:
+        raise ConfigError(f"{target} holds the adapter that is exported. Choose another folder.")
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ConfigError(
+            f"{target} exists. Choose another folder, or replace it with --overwrite."
+        )
+    if not target.is_dir() or (any(target.iterdir()) and not (target / CONFIG_FILE).exists()):
+        raise ConfigError(f"{target} is not an adapter's folder and stays. Choose another one.")
 
 
 def _layers_of(
@@ -201,6 +216,8 @@ def _write(
         }
     )
     exported.save_pretrained(str(partial))
+    old = target.with_name(f".{target.name}.old")
     if target.exists():
-        shutil.rmtree(target)
+        os.replace(target, old)
     os.replace(partial, target)
+    shutil.rmtree(old, ignore_errors=True)

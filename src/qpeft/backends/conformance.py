@@ -6,7 +6,7 @@
 A remote is sent a few dozen small jobs, so that a run on a paid machine costs something.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from qpeft.backends.base import Backend
@@ -104,9 +104,14 @@ def check_conformance(
         raise ConfigError(
             f"The kit checks a Backend or a Remote; {type(target).__name__} lacks methods of both."
         )
+    return ConformanceReport(target.name, _run_chosen(claims, only))
+
+
+def _run_chosen(
+    claims: Mapping[str, Callable[[], str]], only: Collection[str] | None
+) -> tuple[Check, ...]:
     chosen = list(claims) if only is None else list(only)
     for name in chosen:
         if name not in claims:
             raise ConfigError(f"There is no check '{name}'.{did_you_mean(name, claims)}")
-    checks = tuple(run_check(name, check) for name, check in claims.items() if name in chosen)
-    return ConformanceReport(target.name, checks)
+    return tuple(run_check(name, check) for name, check in claims.items() if name in chosen)

@@ -11,7 +11,6 @@ import json
 import math
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.backends.chip_jobs import prepare_chip_jobs, programs_of, read_chip_jobs
+from qpeft.backends.local_jobs import LocalJobs
 from qpeft.backends.remote import (
     CircuitBatch,
     Distributions,
@@ -33,7 +33,7 @@ from qpeft.chips.calibration import Calibration, load_calibration
 from qpeft.chips.noise import NoiseModel
 from qpeft.chips.packing import PackingOptions
 from qpeft.chips.simulation import MAX_BLOCK_QUBITS, run_programs
-from qpeft.errors import ConfigError, RemoteError, UnknownJobError
+from qpeft.errors import ConfigError, RemoteError
 
 MAX_PROGRAMS = 200
 """Programs in a job, as on Origin's cloud."""
@@ -126,9 +126,8 @@ class EmulatorRemote:
             is_repeatable=True,
             can_find=True,
         )
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: LocalJobs[_Job] = LocalJobs(self.name, _KEPT_CHARACTERS)
         self._ids: dict[str, str] = {}
-        self._fetched: OrderedDict[str, int] = OrderedDict()
 
     def prepare(self, batch: CircuitBatch) -> list[JobRequest]:
         """Compile, pack and cut a batch into jobs of at most 200 programs, for the chip as it is now.
@@ -157,13 +156,12 @@ class EmulatorRemote:
         self._check_request(request)
         job_id = f"emulator-{uuid.uuid4().hex}"
         self._ids[tag] = job_id
-        self._jobs[job_id] = _Job(request, self._clock())
-        return job_id
+        return self._jobs.add(job_id, _Job(request, self._clock()))
 
     def find(self, tag: str) -> str | None:
         """Return the id of the latest submission with this tag, or None if this process has none."""
         job_id = self._ids.get(tag)
-        return job_id if job_id in self._jobs else None
+        return job_id if job_id is not None and self._jobs.has(job_id) else None
 
     def status(self, job_id: str) -> JobStatus:
         """Say where a job stands.
@@ -171,7 +169,7 @@ class EmulatorRemote:
         Raises:
             RemoteError: There is no such job.
         """
-        job = self._job(job_id)
+        job = self._jobs.get(job_id)
         if job.state is not None:
             return JobStatus(job.state)
         waited = self._clock() - job.submitted_at
@@ -191,12 +189,9 @@ class EmulatorRemote:
         state = self.status(job_id).state
         if state is not JobState.FINISHED:
             raise RemoteError(f"Job '{job_id}' of the emulator is {state}; it has no result.")
-        request = self._job(job_id).request
+        request = self._jobs.get(job_id).request
         raw = self._run(request)
-        self._fetched[job_id] = len(request.text)
-        while sum(self._fetched.values()) > _KEPT_CHARACTERS and len(self._fetched) > 1:
-            oldest, _ = self._fetched.popitem(last=False)
-            del self._jobs[oldest]
+        self._jobs.mark_fetched(job_id, len(request.text))
         return raw
 
     def read(self, request: JobRequest, raw: Any) -> Distributions:
@@ -212,7 +207,7 @@ class EmulatorRemote:
     def cancel(self, job_id: str) -> None:
         """Take a job that is not finished out of the queue."""
         if not self.status(job_id).state.is_final:
-            self._job(job_id).state = JobState.CANCELLED
+            self._jobs.get(job_id).state = JobState.CANCELLED
 
     def calibration(self) -> Calibration:
         """Return the chip as it is now."""
@@ -221,14 +216,6 @@ class EmulatorRemote:
             hours += max(0.0, (self._clock() - self._drift_start) // 3600)
         # Whole seconds, which is what `taken_at` can tell a later process.
         return self._chip.drifted(round(3600 * hours) / 3600, self._seed)
-
-    def _job(self, job_id: str) -> _Job:
-        if job_id not in self._jobs:
-            raise UnknownJobError(
-                f"The emulator has no job '{job_id}': its jobs live in the process that submitted them. "
-                f"Submit the request again, which gives the same result."
-            )
-        return self._jobs[job_id]
 
     def _run(self, request: JobRequest) -> dict[str, Any]:
         payload = request.payload

@@ -154,6 +154,7 @@ class FakeServer:
         if self.job(job_id).looks_left > 0:
             self._update(job_id, "state", JobState.CANCELLED)
             self._update(job_id, "message", "cancelled by its owner")
+            self._update(job_id, "looks_left", 0)
 
     def damages(self, job_id: str, more: Sequence[str]) -> list[str]:
         """Return how a job's result is damaged for good, after adding to it."""

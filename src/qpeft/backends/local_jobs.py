@@ -15,12 +15,13 @@ class LocalJobs(Generic[Job]):
 
     Args:
         remote_name: What an error calls the remote.
+        max_kept: Sizes of fetched jobs that are kept, summed up; the latest one always is.
     """
 
-    def __init__(self, remote_name: str):
-        self._remote_name = remote_name
+    def __init__(self, remote_name: str, max_kept: int = KEPT):
+        self._remote_name, self._max_kept = remote_name, max_kept
         self._jobs: dict[str, Job] = {}
-        self._fetched: OrderedDict[str, None] = OrderedDict()
+        self._fetched: OrderedDict[str, int] = OrderedDict()
 
     def add(self, job_id: str, job: Job) -> str:
         """Keep a job and return its id."""
@@ -44,10 +45,10 @@ class LocalJobs(Generic[Job]):
             )
         return self._jobs[job_id]
 
-    def mark_fetched(self, job_id: str) -> None:
-        """Note that a job's result was fetched, and drop the oldest fetched ones beyond `KEPT`."""
-        self._fetched[job_id] = None
+    def mark_fetched(self, job_id: str, size: int = 1) -> None:
+        """Note that a job of some size was fetched, and drop the oldest ones beyond `max_kept`."""
+        self._fetched[job_id] = size
         self._fetched.move_to_end(job_id)
-        while len(self._fetched) > KEPT:
+        while sum(self._fetched.values()) > self._max_kept and len(self._fetched) > 1:
             oldest, _ = self._fetched.popitem(last=False)
             del self._jobs[oldest]

@@ -28,11 +28,10 @@ from qpeft.backends.remote import (
     decode_array,
     encode_array,
 )
-from qpeft.backends.result_reading import read_counts, read_probabilities
+from qpeft.backends.result_reading import read_result
 from qpeft.circuits import Circuit, Gate, Input
 from qpeft.errors import (
     ConfigError,
-    CorruptResultError,
     MissingExtraError,
     RemoteError,
     did_you_mean,
@@ -185,18 +184,13 @@ class PennylaneRemote:
             CorruptResultError: Circuits, shots or keys do not add up.
         """
         n_qubits = request.payload["circuit"]["n_qubits"]
-        kind = "probabilities" if request.shots is None else "counts"
-        if not isinstance(raw, Mapping) or kind not in raw:
-            raise CorruptResultError(f"A result of {self.name} has no {kind}.")
-        if request.shots is None:
-            return read_probabilities(raw[kind], request.n_circuits, n_qubits)
 
         def index_of(bits: str) -> int:
             if len(bits) != n_qubits:
                 raise ValueError(f"{len(bits)} bits")
             return int(bits, 2)
 
-        return read_counts(raw[kind], request.n_circuits, n_qubits, request.shots, index_of)
+        return read_result(request, raw, index_of)
 
     def cancel(self, job_id: str) -> None:
         """Do nothing to a job of this process, which has ended already."""

@@ -6,6 +6,7 @@ ObjectMachine   a BackendV2 or a sampler primitive that a Python caller made
 IbmMachine      (in `qiskit_ibm`) a device behind IBM's cloud
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,7 +109,7 @@ class _LocalJob:
     to_raw: Callable[[Any], Any]
 
 
-class _LocalMachine:
+class _LocalMachine(ABC):
     """Everything that machines on this computer share; a subclass makes the sampler."""
 
     price = ON_THIS_MACHINE
@@ -121,9 +122,9 @@ class _LocalMachine:
     def backend(self) -> Any:
         return self._backend
 
+    @abstractmethod
     def sampler(self, seed: int | None) -> Any:
         """Return a sampler primitive with this seed."""
-        raise NotImplementedError
 
     def start(self, work: Work) -> str:
         from qiskit.exceptions import QiskitError

@@ -5,7 +5,6 @@ lowest bit is classical bit 0, which holds qubit 0; `QiskitRemote.read` is the o
 """
 
 import hashlib
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +30,9 @@ from qpeft.backends.remote import (
     decode_array,
     encode_array,
 )
-from qpeft.backends.result_reading import read_counts, read_probabilities
+from qpeft.backends.result_reading import read_result
 from qpeft.circuits import Circuit
-from qpeft.errors import ConfigError, CorruptResultError, MissingExtraError, RemoteError
+from qpeft.errors import ConfigError, MissingExtraError, RemoteError
 
 if TYPE_CHECKING:
     from qpeft.chips.calibration import Calibration
@@ -136,13 +135,7 @@ class QiskitRemote:
             CorruptResultError: Circuits, shots or keys do not add up.
         """
         n_qubits = request.payload["circuit"]["n_qubits"]
-        kind = "probabilities" if request.shots is None else "counts"
-        if not isinstance(raw, Mapping) or kind not in raw:
-            raise CorruptResultError(f"A result of {self.name} has no {kind}.")
-        if request.shots is None:
-            theirs = read_probabilities(raw[kind], request.n_circuits, n_qubits)
-        else:
-            theirs = read_counts(raw[kind], request.n_circuits, n_qubits, request.shots, _number)
+        theirs = read_result(request, raw, _number)
         return theirs[:, _bits_turned_round(n_qubits)]
 
     def cancel(self, job_id: str) -> None:

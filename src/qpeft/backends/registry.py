@@ -102,6 +102,6 @@ def _make(name: str, where: str, options: dict[str, Any]) -> Any:
 
 
 def _option_names(made: Any) -> list[str]:
-    """Return the keyword arguments of a class, as its signature tells them."""
-    parameters = inspect.signature(made).parameters
-    return [name for name in parameters if name != "self"]
+    """Return the keyword arguments of a class that text can give; a clock, for one, it cannot."""
+    parameters = inspect.signature(made).parameters.values()
+    return [p.name for p in parameters if "Callable" not in str(p.annotation)]

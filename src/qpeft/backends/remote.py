@@ -213,7 +213,8 @@ class Remote(Protocol):
         """Interpret a raw result.
 
         Returns:
-            (request.n_circuits, 2^n_qubits): counts that sum to request.shots, or probabilities.
+            (request.n_circuits, 2^n_qubits): what sums to request.shots (corrected counts need not be whole), or
+            probabilities where shots is None.
 
         Raises:
             CorruptResultError: Circuits, shots or keys do not add up.

@@ -10,8 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from qpeft.backends.remote import Distributions, decode_array
+from qpeft.backends.remote import Distributions, JobRequest, decode_array
 from qpeft.errors import CorruptResultError
+
+
+def read_result(request: JobRequest, raw: Any, index_of: Callable[[str], int]) -> Distributions:
+    """Return the distributions of `{"counts": [{name: n}, ...]}` or `{"probabilities": array}`.
+
+    Args:
+        request: What was asked for; its payload has the circuit.
+        raw: What came back.
+        index_of: As in `read_counts`.
+
+    Raises:
+        CorruptResultError: Circuits, shots or names do not add up.
+    """
+    n_qubits = request.payload["circuit"]["n_qubits"]
+    kind = "probabilities" if request.shots is None else "counts"
+    if not isinstance(raw, Mapping) or kind not in raw:
+        raise CorruptResultError(f"A result has no {kind}. Fetch it again.")
+    if request.shots is None:
+        return read_probabilities(raw[kind], request.n_circuits, n_qubits)
+    return read_counts(raw[kind], request.n_circuits, n_qubits, request.shots, index_of)
 
 
 def read_counts(

@@ -7,7 +7,6 @@ disjoint places is found for every number of blocks: exactly for small circuits 
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,29 +115,6 @@ def choose_disjoint(
     return [max(level.values(), key=lambda choice: choice.score).places() for level in levels[1:]]
 
 
-def describe_packing(packing: Packing, block_qubits: int) -> str:
-    """Say how many circuits share how many programs.
-
-    Args:
-        packing: From `pack_circuits`.
-        block_qubits: Qubits of one circuit.
-
-    Example:
-        >>> program = (Place((0, 1), 0.9), Place((2, 3), 0.9))
-        >>> describe_packing(Packing((program, program, program[:1])), 2)
-        '5 circuits of 2 qubits in 3 programs (1.7 : 1): 2 programs of 2, 1 program of 1'
-    """
-    sizes = Counter(len(places) for places in packing.programs)
-    parts = [
-        f"{_count(number, 'program')} of {size}"
-        for size, number in sorted(sizes.items(), reverse=True)
-    ]
-    return (
-        f"{_count(packing.n_circuits, 'circuit')} of {_count(block_qubits, 'qubit')} in "
-        f"{_count(len(packing.programs), 'program')} ({packing.ratio:.1f} : 1): {', '.join(parts)}"
-    )
-
-
 _MAX_STATES = 128
 
 
@@ -220,7 +196,3 @@ def _scan_order(shape: tuple[int, int]) -> list[int]:
     if rows > columns:
         return list(range(rows * columns))
     return [row * columns + column for column in range(columns) for row in range(rows)]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -15,7 +15,6 @@ from functools import lru_cache
 
 from qpeft.chips.calibration import Calibration
 from qpeft.chips.native import ControlledZ, NativeCircuit, Turn
-from qpeft.errors import ConfigError
 
 Cells = tuple[tuple[int, int], ...]
 """The (row, column) of each circuit qubit, relative to a corner of a rectangle of the grid."""
@@ -77,20 +76,6 @@ def find_places(
                 break
             _move_over_grid(templates, calibration.shape, grade, best)
     return sorted(best.values(), key=lambda place: (-place.quality, place.qubits))
-
-
-def best_place(
-    native: NativeCircuit, calibration: Calibration, *, min_cz_fidelity: float = 0.0
-) -> tuple[int, ...]:
-    """Return the physical qubit of each circuit qubit at the place of highest quality.
-
-    Raises:
-        ConfigError: The circuit fits nowhere on the chip without SWAPs.
-    """
-    places = find_places(native, calibration, min_cz_fidelity=min_cz_fidelity)
-    if not places:
-        raise ConfigError(no_place_message(native.n_qubits, calibration, min_cz_fidelity))
-    return places[0].qubits
 
 
 def no_place_message(n_qubits: int, calibration: Calibration, min_cz_fidelity: float) -> str:

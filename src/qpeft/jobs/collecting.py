@@ -129,10 +129,8 @@ def read_checked(calls: Calls, request: JobRequest, raw: Any) -> Distributions:
         raise CorruptResultError(
             f"{request.n_circuits} circuits were sent; the result has shape {result.shape}."
         )
+    total = 1.0 if request.shots is None else float(request.shots)
     sums = result.sum(axis=1)
-    # Corrected read-out comes as probabilities, also where shots were counted.
-    is_exact = request.shots is None or bool((np.abs(sums - 1) <= _SUM_TOLERANCE).all())
-    total = 1.0 if is_exact else float(request.shots or 0)
     is_wrong = ~(np.abs(sums - total) <= _SUM_TOLERANCE * total) | (result < 0).any(axis=1)
     if is_wrong.any():
         first = int(np.argmax(is_wrong))

@@ -1,6 +1,5 @@
 """A remote as a backend: layers need not know that their circuits become jobs."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -87,13 +86,3 @@ class QueuedBackend:
     # A model is copied with its layers; the way to a machine is not.
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
-
-
-def standard_error(expectation: float, shots: int) -> float:
-    """Return the standard error of an expectation value in [-1, 1] that was measured with shots.
-
-    Args:
-        expectation: The value.
-        shots: Number of shots.
-    """
-    return math.sqrt(max(0.0, 1.0 - expectation**2) / shots)

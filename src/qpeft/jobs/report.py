@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import JobsError
+from qpeft.files import written_whole
 from qpeft.jobs.journal import Journal
 from qpeft.jobs.rows import Row, State, Tally
 
@@ -108,7 +109,10 @@ def export_csv(journal: Journal, path: str | Path) -> int:
     rows = journal.rows()
     columns = [*Row.__dataclass_fields__, "seconds_waited"]
     try:
-        with Path(path).open("w", newline="", encoding="utf-8") as file:
+        with (
+            written_whole(Path(path)) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             for row in rows:

@@ -87,6 +87,8 @@ def _use(recipe: Recipe, arm: AdapterSpec, base_id: str) -> str:
             "\n\nThe method is not part of PEFT: `pip install qpeft`, and keep the line `import "
             "qpeft`. After `qpeft autoload on` that line is not needed any more."
         )
+    if is_ours and arm.options.get("backend", "exact") != "exact":
+        text += f"\n\n{_machine(arm)}"
     if not _is_hub_id(base_id):
         text += (
             f"\n\nThe base model lay in the local folder `{base_id}`. On another machine, change "
@@ -99,6 +101,17 @@ def _use(recipe: Recipe, arm: AdapterSpec, base_id: str) -> str:
             f"hub's, and so will the numbers."
         )
     return text
+
+
+def _machine(arm: AdapterSpec) -> str:
+    """Say that using the adapter runs circuits elsewhere, and how not to."""
+    layers = arm.options.get("backend_layers")
+    which = f" of decoder layers {', '.join(map(str, layers))}" if layers else ""
+    return (
+        f"The circuits{which} run on the backend `{arm.options['backend']}`, also when the adapter is used: each "
+        f'new process sends jobs. Elsewhere: `qpeft.adapters.run_on(model, "exact")`; without any '
+        f"circuit: `qpeft export FOLDER TARGET --surrogate`."
+    )
 
 
 def _results(
