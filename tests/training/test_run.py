@@ -510,8 +510,10 @@ def test_two_processes_train_like_one_with_their_batches_together(
         "from qpeft.training import train\n"
         f"train(load_recipe({str(tmp_path / 'two.yaml')!r}))\n"
     )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    subprocess.run([*launch, str(tmp_path / "job.py")], check=True, capture_output=True)
+    # --standalone: a free port, whatever else runs on this machine.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run([*launch, str(tmp_path / "job.py")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
     for a, b in zip(
         metrics(tmp_path / "one" / "qtha"), metrics(tmp_path / "two" / "qtha"), strict=True
     ):
