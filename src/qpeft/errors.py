@@ -7,6 +7,7 @@
     |- ModelError              a base model that is missing or cannot be used
     |- MissingExtraError       an optional package is not installed; names the extra (also an ImportError)
     |- MergeError              an adapter that has no merged form (also a NotImplementedError)
+    |- StudyError              what a study refuses: an unfair comparison, a folder of another study
     |- RemoteError             a quantum machine, or the way to it, says no; trying again does not help
     |  |- TransientError       a failure that passes
     |  |  |- NotSentError         the request certainly has not arrived
@@ -70,6 +71,10 @@ class MissingExtraError(QpeftError, ImportError):
 
 class MergeError(QpeftError, NotImplementedError):
     """An adapter cannot be merged into the base weights."""
+
+
+class StudyError(QpeftError):
+    """A study refuses something: an unfair comparison, a folder of another study, a missing result."""
 
 
 class RemoteError(QpeftError):

@@ -251,8 +251,9 @@ class TrainingSpec(_Spec):
 
 
 class EvaluationSpec(_Spec):
-    """How base model and adapters are compared after training."""
+    """How base model and adapters are compared after training; `base_model: false` leaves the former out."""
 
+    base_model: bool = True
     n_shots: Annotated[list[_CountFromZero], Field(min_length=1)] = [0]
     max_new_tokens: _Count = 16
     batch_size: _Count = 64

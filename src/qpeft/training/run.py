@@ -125,7 +125,8 @@ class _Run:
         """Do what is not done yet: the base model, then arm after arm."""
         is_interrupted = False
         try:
-            self._evaluate(BASE, self.model)
+            if self.recipe.evaluation.base_model:
+                self._evaluate(BASE, self.model)
             for spec in (self.recipe.adapter, *self.recipe.baselines):
                 with use_session(open_session(self.recipe, spec.label, self.reporter.jobs)) as jobs:
                     try:
@@ -221,7 +222,7 @@ class _Run:
 
     def _missing(self, arm: str) -> list[int]:
         """Return the shots for which the arm has no evaluation under the present settings."""
-        settings = self.recipe.evaluation.model_dump(mode="json", exclude={"n_shots", "batch_size"})
+        settings = self._settings()
         done = {
             e["n_shots"] for e in self.folder.arm(arm)["evaluations"] if e["settings"] == settings
         }
@@ -253,7 +254,8 @@ class _Run:
 
     def _settings(self) -> dict[str, object]:
         """Return what the answers depend on; an evaluation under other settings is done again."""
-        return self.recipe.evaluation.model_dump(mode="json", exclude={"n_shots", "batch_size"})
+        outside = {"base_model", "n_shots", "batch_size"}
+        return self.recipe.evaluation.model_dump(mode="json", exclude=outside)
 
     def _evaluations(self) -> dict[str, list[Evaluation]]:
         found: dict[str, list[Evaluation]] = {}

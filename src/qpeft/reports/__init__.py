@@ -1,0 +1,1 @@
+"""What a study found, as one self-contained page, as Markdown and as CSV."""

@@ -1,0 +1,1 @@
+"""Fair comparison: spec -> plan -> runs -> rows -> statistics. What it shows is written by `qpeft.reports`."""
