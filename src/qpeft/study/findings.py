@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Covers = Literal["seeds and examples", "seeds", "examples", "nothing"]
+"""Whose luck an interval covers. Of one seed only the examples' is known, and no luck at all for a measure that is
+not by example: such an interval reaches from -inf to inf."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -13,12 +17,14 @@ class Interval:
         low: The interval's lower end.
         high: Its upper end.
         confidence: How often such an interval holds the true value, in (0, 1).
+        covers: Whose luck it covers.
     """
 
     estimate: float
     low: float
     high: float
     confidence: float = 0.95
+    covers: Covers = "seeds and examples"
 
 
 @dataclass(frozen=True)
@@ -27,9 +33,9 @@ class ArmSummary:
 
     Args:
         task: A task's name, or "all" for the mean over tasks.
-        arm: An arm's name.
+        arm: An arm's name, or "base" for the untrained model.
         measure: "accuracy", "strict_accuracy", "training_effect", "test_loss", "validation_loss" or "forgetting".
-        n_seeds: Succeeded runs.
+        n_seeds: Succeeded runs with this measure; for "all" those of the task that has fewest.
         value: Mean over the seeds.
     """
 
@@ -47,15 +53,16 @@ class PairedComparison:
     Args:
         task: A task's name, or "all".
         arm: The first arm.
-        other: The second arm.
+        other: The second arm, or "base" for the untrained model.
         measure: As in `ArmSummary`.
-        n_seeds: Seeds that both have.
+        n_seeds: Seeds that both have; for "all" those of the task that has fewest.
         n_examples: Test examples of each; 0 for measures that are not by example.
         difference: Of `arm` less `other`.
         p_value: Two-sided, that they are equal; None where there is too little to say.
-        p_adjusted: The same, corrected for the number of comparisons (Holm).
+        p_adjusted: The same, corrected for the number of comparisons (Holm). Those of one measure are corrected
+            together: the ones on "all" with all other arms, the ones on single tasks, the ones with "base".
         minimal_detectable_effect: Smallest true difference that this many seeds and examples would find with 80 %
-            power at the 5 % level.
+            power at the 5 % level; None with one seed, or if shares cannot differ by so much.
         equivalence: "equivalent" if the whole 90 % interval lies within the margin (two one-sided tests),
             "not inferior" if only its lower end does, "inferior" if all of it lies below, else "undecided".
         p_equivalence: The larger of the two one-sided p-values.
@@ -95,6 +102,8 @@ class Verdict:
 @dataclass(frozen=True)
 class Findings:
     """All that the statistics say of a study.
+
+    An arm without a single measured run on a task has no entry for the task, nor for "all".
 
     Args:
         summaries: Arm by arm.
