@@ -6,9 +6,15 @@ that tells when a new PEFT makes this unnecessary or impossible.
 """
 
 import enum
+import re
 from typing import Any
 
+from torch import nn
+
 from qpeft.errors import ConfigError
+
+# How model families call the projections that LoRA adapts, single and fused.
+_QUERY_OR_VALUE = re.compile(r"(q|v|query|value)(_proj|_lin)?|.*qkv.*|query_key_value|c_attn")
 
 
 def add_peft_type(name: str) -> Any:
@@ -47,3 +53,34 @@ def register_method(name: str, config_cls: type, model_cls: type) -> None:
             f"its own beside it: uninstall the other package, or use a separate environment."
         )
     register_peft_method(name=name, config_cls=config_cls, model_cls=model_cls, prefix=f"{name}_")
+
+
+def default_targets(model_type: str, model: nn.Module) -> list[str] | str:
+    """Return the target modules that PEFT's LoRA takes in models of a type.
+
+    Args:
+        model_type: The `model_type` of a transformers configuration.
+        model: The base model, to say what fits if PEFT knows none.
+
+    Raises:
+        ConfigError: PEFT knows none; names those of this model that can be passed.
+    """
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    from transformers.pytorch_utils import Conv1D
+
+    found = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type)
+    if found is not None:
+        targets: list[str] | str = found if isinstance(found, str) else list(found)
+        return targets
+    layers = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+    }
+    fitting = sorted(name for name in layers if _QUERY_OR_VALUE.fullmatch(name))
+    advice = f"target_modules={fitting} adapts its query and value projections" if fitting else ""
+    raise ConfigError(
+        f"PEFT knows no default target_modules for models of type '{model_type}'. Pass some: "
+        f"{advice or 'target_modules takes a list'}; linear layers here are "
+        f"{', '.join(sorted(layers)) or 'none'}; 'all-linear' means all but the head."
+    )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from qpeft.training.generation import generate_text, stream_reply
     from qpeft.training.loading import ChatModel, load_for_chat
     from qpeft.training.plan import Plan
-    from qpeft.training.reevaluation import EvaluationResult, evaluate_run
+    from qpeft.training.reevaluation import EvaluationResult, evaluate_base, evaluate_run
     from qpeft.training.reporter import Reporter, RichReporter, SilentReporter
     from qpeft.training.run import TrainingResult, train
 
@@ -22,6 +22,7 @@ __all__ = [
     "RichReporter",
     "SilentReporter",
     "TrainingResult",
+    "evaluate_base",
     "evaluate_run",
     "generate_text",
     "load_for_chat",
@@ -37,6 +38,7 @@ _HOMES = {
     "RichReporter": "reporter",
     "SilentReporter": "reporter",
     "TrainingResult": "run",
+    "evaluate_base": "reevaluation",
     "evaluate_run": "reevaluation",
     "generate_text": "generation",
     "load_for_chat": "loading",

@@ -1,7 +1,7 @@
 """Train one recipe: its adapter and its baselines on the same base model, and compare them.
 
-Under a distributed launch (torchrun, accelerate) the processes share the training's batches; each
-does the evaluations for itself, and the main one writes.
+Under a distributed launch (torchrun, accelerate) the processes share the training's batches and the
+test examples of every evaluation; the main one writes.
 
 The base model is loaded once. Each arm gets a fresh adapter drawn with the same seed, the same
 batches in the same order, and gives the base weights back bit for bit. What is finished is
@@ -25,13 +25,19 @@ from qpeft.training.adapting import add_adapter, fingerprint, quiet_libraries, r
 from qpeft.training.card import model_card
 from qpeft.training.data import load_splits
 from qpeft.training.encoding import EncodedSplit, encode_split
-from qpeft.training.evaluation import Comparison, Evaluation, compare, evaluate
+from qpeft.training.evaluation import Comparison, Evaluation, compare
 from qpeft.training.examples import Splits
 from qpeft.training.hardware_plan import check_machine
 from qpeft.training.loading import attach_adapter
 from qpeft.training.methods import build_adapter_config
 from qpeft.training.models import load_base
 from qpeft.training.plan import Plan, count_adapted, make_plan
+from qpeft.training.processes import (
+    StopTogether,
+    evaluate_together,
+    has_stopped_early,
+    join_processes,
+)
 from qpeft.training.record import (
     BASE,
     MetricsLog,
@@ -48,7 +54,7 @@ from qpeft.training.record import (
 )
 from qpeft.training.reporter import Reporter, SilentReporter
 from qpeft.training.saving import save_adapter
-from qpeft.training.trainer import StopOnInterrupt, Watch, make_trainer
+from qpeft.training.trainer import Watch, make_trainer
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class TrainingResult:
         evaluations: Of the base model ("base") and of each arm, by name, one for each `n_shots`.
         comparisons: Each arm against the base model, and the adapter against each baseline.
         is_interrupted: Whether Ctrl-C ended it; the same recipe with `resume` goes on.
+        is_main: Whether this process is the one of several that writes and speaks.
     """
 
     output_dir: Path
@@ -68,6 +75,7 @@ class TrainingResult:
     evaluations: dict[str, list[Evaluation]]
     comparisons: list[Comparison]
     is_interrupted: bool
+    is_main: bool = True
 
 
 def train(
@@ -91,6 +99,7 @@ def train(
     Raises:
         QpeftError: Anything that the user can put right; nothing was trained.
     """
+    join_processes()
     reporter = reporter if reporter and is_main() else SilentReporter()
     check_run(recipe, resume=resume, overwrite=overwrite)
     _check_loggers(recipe)
@@ -143,7 +152,9 @@ class _Run:
         if not is_interrupted:
             self._write_cards(evaluations, comparisons)
             self.reporter.table(evaluations, comparisons)
-        return TrainingResult(self.folder.path, self.plan, evaluations, comparisons, is_interrupted)
+        return TrainingResult(
+            self.folder.path, self.plan, evaluations, comparisons, is_interrupted, is_main()
+        )
 
     def _do_arm(self, spec: AdapterSpec) -> None:
         record = self.folder.arm(spec.label)
@@ -178,7 +189,7 @@ class _Run:
         log = MetricsLog(folder / "metrics.jsonl", from_step)
         has_validation = bool(self.encoded["validation"].rows)
         watch = Watch(log, self.reporter, n_steps, has_validation=has_validation)
-        stopper = StopOnInterrupt()
+        stopper = StopTogether()
         trainer = make_trainer(
             self.recipe,
             adapted,
@@ -194,7 +205,9 @@ class _Run:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             stopper.restore()
-        if stopper.is_interrupted and trainer.state.global_step < n_steps:
+        stopper.agree()
+        is_over = trainer.state.global_step >= n_steps or has_stopped_early(trainer)
+        if stopper.is_interrupted and not is_over:
             raise _Interrupted
         save_adapter(adapted, folder)
         self._record_training(spec, adapted, log)
@@ -235,7 +248,7 @@ class _Run:
         spec = self.recipe.evaluation
         for n_shots in self._missing(arm):
             self.reporter.stage(f"evaluate {arm}, {n_shots} shots")
-            evaluation = evaluate(
+            evaluation = evaluate_together(
                 model,
                 self.tokenizer,
                 self.splits,

@@ -6,11 +6,9 @@ writes a checkpoint and stops; a second one stops at once.
 """
 
 import math
-import signal
-import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import datasets
@@ -30,6 +28,7 @@ from trl import SFTConfig, SFTTrainer
 from qpeft.errors import QpeftError
 from qpeft.recipe import Recipe, TrainingSpec
 from qpeft.training.adapting import quiet_libraries
+from qpeft.training.compiling import check_compiler, compiled
 from qpeft.training.encoding import EncodedSplit, pad_token_id
 from qpeft.training.losses import IGNORED, completion_loss_sum, is_prompt_learning
 from qpeft.training.record import MetricsLog
@@ -58,8 +57,13 @@ def make_trainer(
         n_steps: Optimiser steps.
         callbacks: What watches the training.
         first_step: The step of the checkpoint that the training will go on from.
+
+    Raises:
+        ConfigError: `torch_compile` is set and there is no compiler.
     """
     spec = recipe.training
+    if spec.torch_compile:
+        check_compiler(model.device)
     validation = splits["validation"]
     has_validation = bool(validation.rows)
     stopping = spec.early_stopping if has_validation else None
@@ -78,6 +82,7 @@ def make_trainer(
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+    trainer.compiles = spec.torch_compile
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -144,43 +149,6 @@ class Watch(TrainerCallback):
             self._reporter.validation(state.global_step, row["validation_loss"])
 
 
-class StopOnInterrupt(TrainerCallback):
-    """Turns Ctrl-C into: finish this step, write a checkpoint, stop.
-
-    A second Ctrl-C raises KeyboardInterrupt as usual. `is_interrupted` says whether it happened.
-    """
-
-    def __init__(self) -> None:
-        self.is_interrupted = False
-        self._previous: Any = None
-
-    def on_train_begin(
-        self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_: Any
-    ) -> None:
-        """Take over the signal; only the main thread may."""
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._note)
-
-    def on_step_end(
-        self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Save and stop if the signal came."""
-        if self.is_interrupted:
-            control.should_save = True
-            control.should_evaluate = False
-            control.should_training_stop = True
-
-    def restore(self) -> None:
-        """Give the signal back to whoever had it before."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-    def _note(self, _signal_number: int, _frame: FrameType | None) -> None:
-        self.is_interrupted = True
-        self.restore()
-
-
 class _Trainer(SFTTrainer):
     """SFTTrainer whose loss on CPU takes logits at the completion's positions only.
 
@@ -188,6 +156,20 @@ class _Trainer(SFTTrainer):
     in chunks, twice, and computes entropy and accuracy beside them. On a GPU it is compact, so it
     is used there.
     """
+
+    compiles = False
+    """Whether the model's layers run compiled while they are trained."""
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; with `compiles`, the layers are compiled until it ends, however it ends."""
+        with compiled(self.model) if self.compiles else nullcontext():
+            return super().train(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Return the validation's figures; it runs uncompiled, which is no second compilation."""
+        with torch.compiler.set_stance("force_eager" if self.compiles else "default"):
+            figures: dict[str, float] = super().evaluate(*args, **kwargs)
+        return figures
 
     def compute_loss(
         self,
