@@ -6,7 +6,8 @@
 A step is forward, backward and optimiser. One base model with random weights is shared; the adapters are attached
 in turn, in rounds, on one thread, and CPU times are compared, so that what else the machine does hits all alike.
 Memory is measured in a process of its own for each arm. Then the growth with tokens, circuit layers and qubits,
-on 4 layers of the same width. Float32, because a CPU without bf16 instructions is many times slower in bf16.
+on 4 layers of the same width. `--sections compile` measures these under torch.compile. Float32, because a CPU
+without bf16 instructions is many times slower in bf16.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import dataclasses
 import json
 import statistics
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -40,12 +43,14 @@ from adapted_models import (
     verdicts,
 )
 from memory import peak_megabytes, peaks_of_process
+from qpeft.training.compiling import compiled
 
 LENGTH = 128  # tokens in a sequence
 TIME_TARGETS = {"QTHA r=4 L=1": 1.10, "QTHA r=8 L=1": 1.15, "QTHA r=8 L=8": 1.5}
 MEMORY_TARGET = 1.05
 SLOW, ROUNDS_OF_SLOW = 3.0, 2  # an arm of more than so many times LoRA's step stops early
-SECTIONS = ("step", "tokens", "layers", "qubits")
+GROWTH = ("tokens", "layers", "qubits")
+SECTIONS = ("step", *GROWTH)
 SMOLLM2_135M = {
     "hidden_size": 576,
     "num_hidden_layers": 30,
@@ -76,6 +81,7 @@ ARMS = (
     qtha(8, 8),
     *(qtha(4, core=core) for core in ("none", "mlp", "product", "frozen", "fourier")),
 )
+COMPILED_ARMS = (BASELINE, qtha(4), qtha(8, groups=2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +109,9 @@ def main() -> None:
     for name in options.growth:
         report[name] = growth_results(small, name, options)
         print(growth_section(name, report[name]), flush=True)
+    if "compile" in options.sections:
+        report["compile"] = compiled_results(options)
+        print(compiled_section(report["compile"]), flush=True)
     if options.json:
         listed = {name: [vars(result) for result in found] for name, found in report.items()}
         options.json.write_text(json.dumps(listed, indent=1) + "\n")
@@ -114,11 +123,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write every measured time to this file")
     parser.add_argument("--rounds", type=int, help="default: 5, quick: 2")
     parser.add_argument("--batch", type=int, help="sequences in the step; default: 8, quick: 2")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--sections", nargs="+", choices=(*SECTIONS, "compile"))
     parser.add_argument("--targets", nargs="+", default=["q_proj", "v_proj"], help="or all-linear")
     parser.add_argument(
         "--only", nargs="+", metavar="ARM", help="arms of the step beside the first"
     )
+    parser.add_argument("--all-layers", action="store_true", help="compile: 30 layers, not 4")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -129,7 +139,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"no arm {sorted(unknown)}; there are {[arm.name for arm in ARMS]}")
     only = options.only
     options.arms = [a for a in ARMS if not only or a is BASELINE or a.name in only]
-    options.growth = [name for name in SECTIONS[1:] if name in options.sections]
+    options.sections = options.sections or SECTIONS
+    options.growth = [name for name in GROWTH if name in options.sections]
     if options.targets == ["all-linear"]:
         options.targets = "all-linear"
     return options
@@ -220,6 +231,58 @@ def growth_results(base: PreTrainedModel, name: str, options: argparse.Namespace
             result.point = point.label
         results += found
     return results
+
+
+@dataclasses.dataclass
+class CompiledResult(Result):
+    """What was measured of one arm under torch.compile."""
+
+    compile_seconds: float = 0.0  # wall time of the first step, with the compiler's own processes
+
+
+def compiled_results(options: argparse.Namespace) -> list[Result]:
+    """Time plain and compiled steps in turn; return both of each arm, the plain one first.
+
+    Every arm has a model of its own, because its compiled layers must stay while the others run.
+    """
+    results: list[Result] = []
+    shape = TINY if options.quick else SMOLLM2_135M if options.all_layers else FOUR_LAYERS
+    with ExitStack() as stack:
+        runs = []
+        for arm in COMPILED_ARMS:
+            base = build(shape)
+            tokens = tokens_for(base, options.batch)
+            config = arm.config(options.targets)
+            model, optimizer = stack.enter_context(attached(base, config))
+            pair = [Result(arm.name, "plain"), CompiledResult(arm.name, "compiled")]
+            train_one_step(model, optimizer, tokens)
+            stack.enter_context(compiled(model))
+            began = time.perf_counter()
+            train_one_step(model, optimizer, tokens)
+            pair[1].compile_seconds = time.perf_counter() - began
+            print(f"compiled {arm.name}", file=sys.stderr, flush=True)
+            runs.append((model, optimizer, pair))
+            results += pair
+        for turn in range(options.rounds):
+            for model, optimizer, pair in runs[turn % 3 :] + runs[: turn % 3]:
+                for result in pair if turn % 2 else reversed(pair):
+                    is_plain = result.point == "plain"
+                    with torch.compiler.set_stance("force_eager" if is_plain else "default"):
+                        time_one_step(model, optimizer, tokens, result)
+    return results
+
+
+def compiled_section(results: Sequence[Result]) -> str:
+    """Return the table of plain and compiled steps."""
+    rows = [["arm", "plain, CPU s", "compiled, CPU s", "compiled / plain (range)"]]
+    rows[0] += ["to LoRA, plain", "to LoRA, compiled", "first compiled step, wall s"]
+    for plain, other in zip(results[::2], results[1::2], strict=True):
+        cells = [f"{statistics.median(result.cpu_seconds):.3f}" for result in (plain, other)]
+        for pair in ((other, plain), (plain, results[0]), (other, results[1])):
+            median, low, high = ratio_to(*pair)
+            cells.append(f"{median:.3f} ({low:.3f} to {high:.3f})")
+        rows.append([plain.name, *cells, f"{vars(other)['compile_seconds']:.0f}"])
+    return "\n".join(["## torch.compile of the layers", "", markdown(rows), ""])
 
 
 def step_section(results: Sequence[Result], options: argparse.Namespace) -> str:

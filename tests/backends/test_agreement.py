@@ -132,7 +132,7 @@ def test_the_polynomial_form_agrees_with_the_reference(
 def test_each_form_has_the_values_and_gradients_of_the_reference(
     make: object, n_qubits: int, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_sim, "choose_form", lambda n, is_single_upload: form)
+    monkeypatch.setattr(torch_sim, "choose_form", lambda n, **_: form)
     circuit = make(n_qubits)  # type: ignore[operator]
     assert_agree(("exact", "reference"), circuit, 20, tolerance=1e-10)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 
 from qpeft.adapters.base import AdapterLinear, AdapterModel
 from qpeft.adapters.config import QthaConfig
+from qpeft.adapters.registration import default_targets
 from qpeft.adapters.sizes import choose_sizes
 from qpeft.adapters.together import prepare_in_forward, stop_preparing
 from qpeft.backends import BoundCircuit
@@ -99,11 +99,19 @@ class QthaAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the update (..., d_out) for x (..., d_in)."""
-        now = self.prepared if self.prepared is not None and not _is_checkpointed() else None
-        now = now or self.recall() or self.contract([self], self.bind_circuits([self]))[0]
+        now = self.prepared
+        if now is None or _is_checkpointed():
+            now = self._prepare_alone()
         z = nn.functional.linear(self.dropout(x), now.down.to(x.dtype))  # (..., r)
         h = self._mix(z, now.circuits)
         return h @ now.up.to(h.dtype)
+
+    @torch.compiler.disable(
+        reason="qpeft prepares an adapter that no model prepares outside of graphs"
+    )
+    def _prepare_alone(self) -> Contracted:
+        """Return what the model has not prepared, or what must be prepared anew."""
+        return self.recall() or self.contract([self], self.bind_circuits([self]))[0]
 
     def recall(self) -> Contracted | None:
         """Return what an earlier forward contracted, if no weight has changed since."""
@@ -206,8 +214,11 @@ def build_core(
 def _is_checkpointed() -> bool:
     """Return whether hooks on saved tensors are active: this pass may be computed again in backward.
 
-    The second time must save the same tensors as the first, so the weights are contracted both times.
+    The second time must save the same tensors as the first, so the weights are contracted both times. Within a
+    compiled graph it is the compiler that computes again, and it does so by itself.
     """
+    if torch.compiler.is_compiling():
+        return False
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
@@ -248,8 +259,13 @@ class QthaModel(AdapterModel):
 
     prefix = "qtha_"
     tuner_layer_cls = QthaLinear
-    # The default targets are LoRA's, by model type; PEFT's own types differ between the two tables.
-    target_module_mapping: Any = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
+        """Fill in LoRA's default targets for the type of model, if none are given."""
+        if peft_config.target_modules is None:
+            found = default_targets(model_config["model_type"], self.model)
+            peft_config.target_modules = found if isinstance(found, str) else set(found)
+        return peft_config
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         prepare_in_forward(model)

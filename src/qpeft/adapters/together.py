@@ -17,6 +17,8 @@ from transformers import PreTrainedModel
 
 from qpeft.adapters.base import AdapterLinear
 
+_REASON = "qpeft prepares what depends on weights alone before the model's forward, not within it"
+
 
 class Preparable(Protocol):
     """An adapter module whose weights can be prepared together with others of its `shape_key`."""
@@ -54,6 +56,7 @@ def stop_preparing(model: nn.Module) -> None:
             model._forward_hooks_always_called.pop(key, None)
 
 
+@torch.compiler.disable(reason=_REASON)
 def _prepare(model: nn.Module, args: Any) -> None:
     if torch.is_grad_enabled() and _recomputes(model):
         return
@@ -76,6 +79,7 @@ def _prepare(model: nn.Module, args: Any) -> None:
             adapter.prepared = prepared
 
 
+@torch.compiler.disable(reason=_REASON)
 def _forget(model: nn.Module, args: Any, output: Any) -> None:
     for adapter in _active_adapters(model):
         adapter.prepared = None

@@ -164,6 +164,8 @@ def _contract_first(coefficients: Tensor, first: Tensor) -> Tensor:
 
 def _qubit_features(inputs: Tensor) -> Tensor:
     """Return (B, n, 3, rows): 1, cos and sin of each input."""
+    if torch.compiler.is_compiling():  # which fuses this, and takes no strided `out`
+        return torch.stack([torch.ones_like(inputs), torch.cos(inputs), torch.sin(inputs)], dim=2)
     features = inputs.new_empty(*inputs.shape[:2], 3, inputs.shape[2])
     features[:, :, 0] = 1
     torch.cos(inputs, out=features[:, :, 1])

@@ -4,7 +4,7 @@ Frozen data without any simulator: a `Circuit` is a template, and its angles are
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qpeft.circuits.gates import GATES
 from qpeft.errors import ConfigError, did_you_mean
@@ -78,6 +78,10 @@ class Circuit:
     n_qubits: int
     gates: tuple[Gate, ...]
     name: str = "circuit"
+    n_inputs: int = field(init=False, repr=False, compare=False)
+    """Number of data columns that the circuit reads."""
+    n_weights: int = field(init=False, repr=False, compare=False)
+    """Number of trained angles."""
 
     def __post_init__(self) -> None:
         if self.n_qubits < 1:
@@ -88,20 +92,10 @@ class Circuit:
                     f"Gate {gate.name} acts on qubits {gate.qubits}, but circuit '{self.name}' has "
                     f"qubits 0 to {self.n_qubits - 1}."
                 )
-
-    @property
-    def n_inputs(self) -> int:
-        """Number of data columns that the circuit reads."""
-        return 1 + max(
-            (g.angle.index for g in self.gates if isinstance(g.angle, Input)), default=-1
-        )
-
-    @property
-    def n_weights(self) -> int:
-        """Number of trained angles."""
-        return 1 + max(
-            (g.angle.index for g in self.gates if isinstance(g.angle, Weight)), default=-1
-        )
+        # Counted once: a layer compares them with its inputs in every forward pass.
+        for name, kind in (("n_inputs", Input), ("n_weights", Weight)):
+            indices = [g.angle.index for g in self.gates if isinstance(g.angle, kind)]
+            object.__setattr__(self, name, 1 + max(indices, default=-1))
 
     @property
     def depth(self) -> int:

@@ -97,6 +97,9 @@ class RowByRow:
         every = tuple(range(len(self.columns)))
         self.run = Measurement(backend, circuit.untied(), tuple(observables), rule, every)
 
+    @torch.compiler.disable(
+        reason="qpeft runs a circuit for each row, on a backend that is no tensor code"
+    )
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (*blocks, rows, n_observables) for inputs (*blocks, rows, n_inputs), in radians."""
         check_inputs(self.circuit, inputs)
