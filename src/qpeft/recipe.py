@@ -103,6 +103,7 @@ def _no_bool(kind: str) -> BeforeValidator:
 _Whole = Annotated[int, _no_bool("int")]
 _Count = Annotated[_Whole, Field(gt=0)]
 _CountFromZero = Annotated[_Whole, Field(ge=0)]
+_Word = Annotated[str, BeforeValidator(str)]  # YAML reads a label such as 0 as a number
 _Number = Annotated[float, _no_bool("float"), Field(allow_inf_nan=False)]
 _S = TypeVar("_S", bound="_Spec")
 
@@ -188,7 +189,8 @@ class DataSpec(_Spec):
 
     `n_train`, `n_validation` and `n_test` are how many examples a task generates; for files and
     hub data they are an upper limit of the part, and a part that has no file of its own is split
-    off `train` with `seed`. `limit` is how many rows of each file are read.
+    off `train` with `seed`. `limit` is how many rows of each file are read. `labels` says for a
+    column which word stands for each of its values; `verifier` judges answers, a task has its own.
     """
 
     task: str | None = None
@@ -201,6 +203,8 @@ class DataSpec(_Spec):
     format: Literal["auto", "prompt_completion", "messages", "alpaca", "sharegpt"] = "auto"
     prompt: str | None = None
     completion: str | None = None
+    labels: dict[str, dict[_Word, str]] = {}
+    verifier: Literal["exact", "number", "word"] = "exact"
     n_train: _Count | None = None
     n_validation: _Count | None = None
     n_test: _Count | None = None
@@ -237,6 +241,7 @@ class TrainingSpec(_Spec):
     loss_on: Literal["completion", "all"] = "completion"
     packing: bool = False
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
     evaluate_every: _Count | None = 50
     save_every: _Count | None = 50
     keep_checkpoints: _Count = 2
@@ -322,6 +327,10 @@ def _data_problems(data: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
         yield ("prompt",), f"format '{data['format']}' takes no templates; remove one of the two"
     if data.get("options") and "task" not in kinds:
         yield ("options",), "only a task has options; remove it"
+    if data.get("labels") and "task" in kinds:
+        yield ("labels",), "a task has no labels of its own to name; remove it"
+    if data.get("verifier", "exact") != "exact" and "task" in kinds:
+        yield ("verifier",), "a task has a verifier of its own; remove it"
 
 
 def _training_problems(training: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:

@@ -200,7 +200,7 @@ def _training(recipe: Recipe, training: Mapping[str, Any]) -> str:
 
 def _data(data: DataSpec) -> str:
     if data.task is not None:
-        return f"the reasoning-gym task `{data.task}`"
+        return f"the task `{data.task}`"
     if data.hub is not None:
         return f"the hub data set `{data.hub}`"
     assert data.files is not None

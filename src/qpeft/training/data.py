@@ -17,8 +17,9 @@ from qpeft.training.examples import (
     hash_examples,
 )
 from qpeft.training.formats import prompt_key, row_examples
-from qpeft.training.rows import Row, file_hash, file_rows, hub_rows
+from qpeft.training.rows import Row, file_hash, file_rows, folder_files, hub_rows, with_labels
 from qpeft.training.tasks import load_task
+from qpeft.training.verifiers import chosen_verifier
 
 __all__ = ["ExactMatch", "Example", "Message", "Splits", "Text", "Verifier", "load_splits"]
 
@@ -39,13 +40,14 @@ def load_splits(spec: DataSpec, tokenizer_has_chat_template: bool) -> Splits:
 
     Raises:
         DataError: Data are missing, empty or not of the form that the recipe says.
-        MissingExtraError: A task needs reasoning-gym, which is not installed.
+        MissingExtraError: A task needs a library that is not installed.
     """
     if spec.task is not None:
         return load_task(spec, tokenizer_has_chat_template)
     rows, hashes = _file_parts(spec) if spec.files is not None else _hub_parts(spec)
     parts = {
-        part: row_examples(found, spec, tokenizer_has_chat_template) for part, found in rows.items()
+        part: row_examples(with_labels(found, spec.labels), spec, tokenizer_has_chat_template)
+        for part, found in rows.items()
     }
     sizes = {"validation": spec.n_validation, "test": spec.n_test}
     split_off = {part: n for part, n in sizes.items() if n is not None and part not in parts}
@@ -60,7 +62,8 @@ def load_splits(spec: DataSpec, tokenizer_has_chat_template: bool) -> Splits:
     _warn_of_leaks(train, test)
     if spec.hub is not None:
         hashes = {f"{spec.hub}/{part}": hash_examples(found) for part, found in flat.items()}
-    return Splits(train, validation, test, ExactMatch(), hashes)
+    verifier = chosen_verifier(spec.verifier, test)
+    return Splits(train, validation, test, verifier, hashes)
 
 
 _Rows = dict[str, list[Row]]
@@ -68,6 +71,8 @@ _Rows = dict[str, list[Row]]
 
 def _file_parts(spec: DataSpec) -> tuple[_Rows, dict[str, str]]:
     files: dict[str, Path] = {part: path for part, path in spec.files or () if path is not None}
+    if files["train"].is_dir():
+        files = folder_files(files.pop("train")) | files
     rows = {part: file_rows(path, spec.limit) for part, path in files.items()}
     return rows, {str(path): file_hash(path) for path in files.values()}
 

@@ -4,7 +4,8 @@
 |---------------------|----------------------------------------------------------------|
 | `prompt_completion` | `prompt`, `completion`: two texts, or two lists of messages    |
 | `messages`          | `messages`: a list of `role` and `content`                     |
-| `alpaca`            | `instruction`, `input` (may be missing or empty), `output`     |
+| `alpaca`            | `instruction`, `output`; perhaps `input`, and perhaps          |
+|                     | `history`: the turns before, a list of pairs of texts          |
 | `sharegpt`          | `conversations`: a list of `from` and `value`                  |
 
 Of a dialogue, every turn of the assistant becomes an example of its own with all that came before
@@ -92,6 +93,8 @@ def text_example(
 class Template:
     """A text with placeholders such as `{question}` or, for what is nested, `{answers.text.0}`.
 
+    A list of texts is put line by line.
+
     Args:
         pieces: Plain text and the placeholder behind it, in turn.
     """
@@ -133,9 +136,15 @@ class Template:
             DataError: The row lacks a column that the template names, or it is null.
         """
         return "".join(
-            literal + ("" if name is None else str(_value(row, name)))
+            literal + ("" if name is None else _as_text(_value(row, name)))
             for literal, name in self.pieces
         )
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n".join(value)
+    return str(value)
 
 
 def _value(row: Row, name: str) -> Any:
@@ -171,6 +180,8 @@ def _read(row: Row, layout: str, as_chat: bool) -> list[Example]:
     if layout == "prompt_completion":
         return [_pair(row)]
     if layout == "alpaca":
+        if row.values.get("history"):
+            return _dialogue(row, _alpaca_turns(row))
         return [_alpaca(row, as_chat)]
     if layout == "messages":
         turns = _turns(row, "messages", "role", "content", dict.fromkeys(_ROLES))
@@ -190,12 +201,32 @@ def _pair(row: Row) -> Example:
 
 def _alpaca(row: Row, as_chat: bool) -> Example:
     instruction, output = str(row.values["instruction"]), str(row.values["output"])
-    material = str(row.values.get("input") or "")
     if as_chat:
-        prompt = f"{instruction}\n\n{material}" if material.strip() else instruction
-        return text_example(row, prompt, output, is_chat=True)
+        return text_example(row, _asked(row), output, is_chat=True)
+    material = str(row.values.get("input") or "")
     given = f"Given: {material}\n" if material.strip() else ""
     return text_example(row, f"Task: {instruction}\n{given}Result:", f" {output}", is_chat=False)
+
+
+def _asked(row: Row) -> str:
+    instruction, material = str(row.values["instruction"]), str(row.values.get("input") or "")
+    return f"{instruction}\n\n{material}" if material.strip() else instruction
+
+
+def _alpaca_turns(row: Row) -> list[Message]:
+    """Return the turns of an alpaca row with a history, oldest first."""
+    history = row.values["history"]
+    turns: list[Message] = []
+    for i, pair in enumerate(history if isinstance(history, list) else [history]):
+        is_pair = isinstance(pair, list) and len(pair) == 2
+        if not is_pair or not all(isinstance(text, str) and text.strip() for text in pair):
+            raise DataError(f"{row.place}: history[{i}] is not a pair of texts: {got(pair)}")
+        turns += _round(*pair)
+    return turns + _round(_asked(row), str(row.values["output"]))
+
+
+def _round(asked: str, answered: str) -> list[Message]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
 _ROLES = ("system", "user", "assistant", "tool")

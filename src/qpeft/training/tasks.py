@@ -1,39 +1,40 @@
-"""Procedurally generated reasoning tasks, with their own verifiers, from the library reasoning-gym.
+"""Tasks: data that need no file, with a verifier of their own, by the name in `data.task`.
 
-The parts of a task share no question. Two questions count as the same if each line of theirs has
-the same words, numbers and signs in any order and their answers differ at most in sign: so
-`a + b` and `b + a`, and also `a - b` and `b - a`, are never on two sides, while two different
-grids of zeros and ones may be.
+A source of tasks is an entry of `SOURCES`: the names it knows and a function that makes the
+problems. Templates, dialogues, hashes and the table's order are the same for all of them.
 """
 
-import hashlib
 import logging
-import random
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from qpeft.errors import DataError, MissingExtraError, did_you_mean
+from qpeft.errors import DataError, did_you_mean
 from qpeft.recipe import DataSpec
-from qpeft.training.examples import Example, Splits, hash_examples
+from qpeft.training.examples import Example, Splits, Verifier, hash_examples
 from qpeft.training.formats import Template, text_example
-from qpeft.training.options import option_problems
+from qpeft.training.icd10 import icd10_names, make_icd10_task
+from qpeft.training.reasoning_tasks import (
+    make_reasoning_task,
+    question_key,
+    reasoning_task_names,
+)
 from qpeft.training.rows import Row
+from qpeft.training.task_source import Problem, TaskData, TaskSource
 
-DEFAULT_PROMPT = "Question: {question}\nAnswer:"
-DEFAULT_COMPLETION = " {answer}"
+__all__ = ["SOURCES", "load_task", "question_key", "task_names"]
+
+# Asked in this order: a name of the first needs none of the libraries behind it.
+SOURCES = (
+    TaskSource(icd10_names, make_icd10_task),
+    TaskSource(reasoning_task_names, make_reasoning_task),
+)
+
 _NO_ANSWER = "no answer"
 
 logger = logging.getLogger(__name__)
 
 
 def load_task(spec: DataSpec, tokenizer_has_chat_template: bool) -> Splits:
-    """Generate the three parts of a task.
-
-    All questions are drawn first, then shuffled, then cut, so that the parts are alike even where
-    a task soon runs out of its easy questions. The same recipe gives the same rows.
+    """Make the three parts of a task; the same recipe gives the same rows.
 
     Args:
         spec: The task's name, options, templates, sizes and seed; `format: messages` puts the
@@ -41,8 +42,8 @@ def load_task(spec: DataSpec, tokenizer_has_chat_template: bool) -> Splits:
         tokenizer_has_chat_template: Whether dialogues can be shown to the model.
 
     Raises:
-        DataError: No such task, option or placeholder, or the task has too few questions.
-        MissingExtraError: reasoning-gym is not installed.
+        DataError: No such task, option or placeholder, or the task has too few problems.
+        MissingExtraError: The library that the task comes from is not installed.
     """
     if spec.format == "messages" and not tokenizer_has_chat_template:
         raise DataError(
@@ -50,139 +51,55 @@ def load_task(spec: DataSpec, tokenizer_has_chat_template: bool) -> Splits:
             "set model.chat_template or leave the format out"
         )
     sizes = {"test": spec.n_test, "validation": spec.n_validation, "train": spec.n_train}
-    dataset, entries = _distinct(spec, sum(n or 0 for n in sizes.values()))
-    random.Random(spec.seed).shuffle(entries)
-    examples = _examples(entries, spec)
-    parts: dict[str, list[Example]] = {}
-    for part, n in sizes.items():
-        parts[part], examples = examples[: n or 0], examples[n or 0 :]
-    hashes = {f"{spec.task}/{part}": hash_examples(parts[part]) for part in sizes if parts[part]}
-    verifier = TaskVerifier(f"{spec.task} (reasoning-gym)", dataset)
-    _warn_of_lenience(verifier, parts["test"])
-    return Splits(parts["train"], parts["validation"], parts["test"], verifier, hashes)
+    data = _source(spec).make(spec, {part: n or 0 for part, n in sizes.items()})
+    parts = _examples(data, spec)
+    hashes = {f"{spec.task}/{part}": hash_examples(found) for part, found in parts.items() if found}
+    _warn_of_lenience(data.verifier, parts["test"])
+    return Splits(parts["train"], parts["validation"], parts["test"], data.verifier, hashes)
 
 
 def task_names() -> list[str]:
     """Return the names that `data.task` takes.
 
     Raises:
-        MissingExtraError: reasoning-gym is not installed.
+        MissingExtraError: A library that tasks come from is not installed.
     """
-    return sorted(set(_library().factory.DATASETS) - {"composite"})
+    return sorted(name for source in SOURCES for name in source.names())
 
 
-@dataclass(frozen=True)
-class TaskVerifier:
-    """Right is what the task's own scoring gives full marks.
-
-    Args:
-        name: How it is called in tables.
-        dataset: The task, as reasoning-gym made it.
-    """
-
-    name: str
-    dataset: Any
-
-    def score(self, text: str, example: Example) -> float:
-        """Return 1.0 for full marks, else 0.0: partial marks do not count as right.
-
-        Raises:
-            DataError: The example was not made by a task.
-        """
-        if example.entry is None:
-            raise DataError("the example holds no entry of the task to be verified against")
-        try:
-            marks = self.dataset.score_answer(text.strip(), example.entry)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError):
-            # Some tasks stumble over a text that is not of the form they expect: so it is wrong.
-            return 0.0
-        return float(marks >= 1.0)
+def _source(spec: DataSpec) -> TaskSource:
+    for source in SOURCES:
+        if spec.task in source.names():
+            return source
+    hint = did_you_mean(str(spec.task), task_names())
+    raise DataError(f"data.task: no task is called '{spec.task}'.{hint}")
 
 
-def question_key(entry: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what two entries share if their questions count as the same."""
-    lines = entry["question"].splitlines()
-    answer = str(entry["answer"]).strip().lstrip("-")
-    return answer, *(tuple(sorted(re.findall(r"\w+|[^\w\s]", line))) for line in lines)
+def _examples(data: TaskData, spec: DataSpec) -> dict[str, list[Example]]:
+    columns = _columns(data.parts)
+    prompt = Template.parse(spec.prompt or data.prompt, "data.prompt", columns)
+    completion = Template.parse(spec.completion or data.completion, "data.completion", columns)
+    is_chat = spec.format == "messages"
+    parts: dict[str, list[Example]] = {}
+    for part, problems in data.parts.items():
+        parts[part] = []
+        for i, problem in enumerate(problems, 1):
+            row = Row(f"task '{spec.task}', {part} row {i}", problem.columns)
+            texts = prompt.render(row), completion.render(row)
+            example = text_example(row, *texts, is_chat=is_chat, entry=problem.entry)
+            parts[part].append(example)
+    return parts
 
 
-def _library() -> ModuleType:
-    try:
-        import reasoning_gym
-        import reasoning_gym.factory
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("reasoning_gym"):
-            raise
-        raise MissingExtraError("reasoning-gym", "tasks", "A task as data") from error
-    return reasoning_gym
+def _columns(parts: Mapping[str, Sequence[Problem]]) -> list[str]:
+    first = next(problem for problems in parts.values() for problem in problems)
+    return list(first.columns)
 
 
-def _dataset(spec: DataSpec, size: int) -> Any:
-    library = _library()
-    if spec.task not in task_names():
-        hint = did_you_mean(str(spec.task), task_names())
-        raise DataError(f"data.task: no task is called '{spec.task}'.{hint}")
-    _, config_class = library.factory.DATASETS[spec.task]
-    reserved = {
-        "seed": "use data.seed",
-        "size": "use data.n_train, data.n_validation and data.n_test",
-    }
-    problems = option_problems(spec.options, config_class, "data.options", reserved=reserved)
-    if problems:
-        raise DataError("\n".join(problems))
-    # The library's row i of seed s is its row 0 of seed s + i: seeds must lie far apart.
-    digest = hashlib.sha256(f"{spec.task} {spec.seed}".encode()).digest()
-    try:
-        return library.create_dataset(
-            spec.task, seed=int.from_bytes(digest[:4]), size=size, **spec.options
-        )
-    except (AssertionError, ValueError, TypeError) as error:
-        # What the task finds by itself: values that do not go together.
-        raise DataError(f"data.options: '{spec.task}' does not take this: {error}") from error
-
-
-def _distinct(spec: DataSpec, n: int) -> tuple[Any, list[dict[str, Any]]]:
-    """Return the task and n entries of it with different questions."""
-    # Some tasks make all their rows at once, so the many draws are for those that need them.
-    for n_draws in (2 * n + 200, 20 * n + 200):
-        dataset = _dataset(spec, n_draws)
-        found: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for i in range(n_draws):
-            try:
-                entry = dataset[i]
-            except IndexError:  # the task itself has run out
-                break
-            found.setdefault(question_key(entry), entry)
-            if len(found) == n:
-                return dataset, list(found.values())
-    raise DataError(
-        f"data: the task '{spec.task}' gave only {len(found)} different questions in {n_draws} "
-        f"draws, but n_train + n_validation + n_test is {n}; lower them or widen data.options"
-    )
-
-
-def _warn_of_lenience(verifier: TaskVerifier, test: list[Example]) -> None:
-    n_taken = sum(verifier.score(_NO_ANSWER, example) for example in test[:20])
+def _warn_of_lenience(verifier: Verifier, test: Sequence[Example]) -> None:
+    n_taken = sum(verifier.score(_NO_ANSWER, example) >= 1.0 for example in test[:20])
     if n_taken:
         logger.warning(
             "%s takes the text %r for right in %d of %d problems; its accuracy says little",
             *(verifier.name, _NO_ANSWER, n_taken, len(test[:20])),
         )
-
-
-def _examples(entries: list[dict[str, Any]], spec: DataSpec) -> list[Example]:
-    rows = list(_rows(entries, spec))
-    columns = list(rows[0].values)
-    prompt = Template.parse(spec.prompt or DEFAULT_PROMPT, "data.prompt", columns)
-    completion = Template.parse(spec.completion or DEFAULT_COMPLETION, "data.completion", columns)
-    is_chat = spec.format == "messages"
-    return [
-        text_example(row, prompt.render(row), completion.render(row), is_chat=is_chat, entry=entry)
-        for row, entry in zip(rows, entries, strict=True)
-    ]
-
-
-def _rows(entries: list[dict[str, Any]], spec: DataSpec) -> Iterator[Row]:
-    for i, entry in enumerate(entries, 1):
-        texts = {"question": entry["question"], "answer": entry["answer"]}
-        yield Row(f"task '{spec.task}', row {i}", {**entry["metadata"], **texts})
