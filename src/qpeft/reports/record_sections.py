@@ -1,0 +1,192 @@
+"""Sections on the record: runs that did not finish, who got what, where it all comes from, raw rows."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qpeft.reports import numbers
+from qpeft.reports.content import Column, Listing, Section, Table
+from qpeft.reports.csv_rows import csv_files
+from qpeft.reports.material import Material
+
+
+def failures_section(material: Material) -> Section:
+    """Show every run that has no full result."""
+    key, title = "failures", "Runs that did not finish"
+    rows = [
+        (
+            row.arm,
+            _title(material, row.task),
+            str(row.seed),
+            row.status,
+            row.error or numbers.ABSENT,
+        )
+        for row in material.results.rows
+        if row.status != "succeeded"
+    ]
+    rows += [
+        (
+            t.arm,
+            _title(material, t.task),
+            f"trial at {numbers.short(t.learning_rate)}",
+            t.status,
+            t.error or numbers.ABSENT,
+        )
+        for t in material.results.trials
+        if t.status != "succeeded"
+    ]
+    if not rows:
+        n = len(material.results.rows)
+        return Section(key, title, absent=f"None: all {n} runs and all trials succeeded.")
+    columns = (
+        Column("Arm", "arm"),
+        Column("Task"),
+        Column("Seed or trial"),
+        Column("How it ended"),
+        Column("First line of the error"),
+    )
+    paragraphs = (
+        "They are left out of all averages, and shown here so that nobody has to guess what is missing.",
+    )
+    return Section(key, title, paragraphs, tables=(Table("Unfinished runs", columns, tuple(rows)),))
+
+
+def parity_section(material: Material) -> Section:
+    """Show what every arm got, and which differences the study file declares."""
+    key, title = "parity", "Parity and declared differences"
+    arms = material.results.arms
+    tables = [_planned_table(material) or _got_table(material)]
+    notes: tuple[str, ...] = ()
+    declared = [
+        (a.name, what.replace("_", " "), why) for a in arms for what, why in a.differs.items()
+    ]
+    if declared:
+        why = (Column("Arm", "arm"), Column("Differs in"), Column("Why"))
+        tables.append(Table("Declared differences", why, tuple(declared)))
+    else:
+        notes = ("The study file declares no differences.",)
+    options = [
+        (a.name, a.method, ", ".join(f"{k}={v}" for k, v in a.options.items()) or numbers.ABSENT)
+        for a in arms
+    ]
+    columns = (Column("Arm", "arm"), Column("Method"), Column("Options as trained"))
+    tables.append(Table("Options of every arm", columns, tuple(options)))
+    return Section(key, title, tables=tuple(tables), notes=notes)
+
+
+def provenance_section(material: Material) -> Section:
+    """Show versions, machine, commands, hashes and dates."""
+    key, title = "provenance", "Provenance"
+    results = material.results
+    shown = {k: v for k, v in results.provenance.items() if k not in ("parity", "study_file")}
+    if "commands" in shown:
+        shown.pop("command", None)  # the first of them
+    rows = [
+        ("study", results.name),
+        ("base model", results.model),
+        ("seeds", ", ".join(map(str, results.seeds))),
+        *(
+            (f"task {t.name}", f"{t.title}; {t.n_test} test examples; judged by {t.verifier}")
+            for t in results.tasks
+        ),
+        *_flat(shown),
+    ]
+    table = Table("Where the numbers come from", (Column("What"), Column("Value")), tuple(rows))
+    file = results.provenance.get("study_file")
+    listings = (Listing("The study file", str(file)),) if file else ()
+    return Section(key, title, tables=(table,), listings=listings)
+
+
+def data_section(material: Material) -> Section:
+    """Carry the raw rows within the page."""
+    files = csv_files(material.results, is_brief=True)
+    text = (
+        "Every number above can be worked out again from these files, which the page carries within itself. What "
+        "was measured of single layers stands in the rows.csv beside the page alone."
+    )
+    return Section("data", "Raw rows", (text,), downloads=tuple(files))
+
+
+def _planned_table(material: Material) -> Table | None:
+    """Return what the plan gave to every arm on every task, if the provenance has it."""
+    planned = material.results.provenance.get("parity")
+    if not isinstance(planned, list | tuple) or not planned:
+        return None
+    rows = tuple(
+        (
+            str(row.get("arm", numbers.ABSENT)),
+            _title(material, str(row.get("task", numbers.ABSENT))),
+            str(row.get("compared_with", numbers.ABSENT)),
+            *(numbers.whole(row.get(name)) for name in _PLANNED),
+            str(row.get("training") or numbers.ABSENT),
+        )
+        for row in planned
+    )
+    columns = (
+        Column("Arm", "arm"),
+        Column("Task"),
+        Column("Compared with"),
+        *(Column(header, "number") for header in _PLANNED.values()),
+        Column("Settings of its own"),
+    )
+    return Table("What every arm gets, as planned", columns, rows)
+
+
+_PLANNED = {
+    "parameters": "Trainable parameters",
+    "tokens": "Tokens, about",
+    "steps": "Steps",
+    "batch_size": "Examples a step",
+    "trials": "Trials",
+    "circuits": "Circuits a step, about",
+}
+
+
+def _got_table(material: Material) -> Table:
+    """Return what the runs of every arm got."""
+    rows = []
+    for arm in material.results.arms:
+        n_trials = [
+            float(sum((t.task, t.arm) == (task.name, arm.name) for t in material.results.trials))
+            for task in material.results.tasks
+        ]
+        rows.append(
+            (
+                arm.name,
+                arm.role,
+                numbers.whole(material.n_parameters(arm.name)),
+                numbers.spread(material.known(arm.name, "steps"), 0),
+                numbers.spread(material.known(arm.name, "tokens"), 0),
+                numbers.spread(n_trials, 0),
+                numbers.spread(material.known(arm.name, "circuits"), 0),
+            )
+        )
+    headers = (
+        "Trainable parameters",
+        "Steps a run",
+        "Tokens a run",
+        "Trials a task",
+        "Circuits a run",
+    )
+    columns = (Column("Arm", "arm"), Column("Role"), *(Column(h, "number") for h in headers))
+    return Table("What every arm got (range over tasks and seeds)", columns, tuple(rows))
+
+
+def _title(material: Material, task: str) -> str:
+    names = {t.name: t.title for t in material.results.tasks}
+    return names.get(task, task)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the leaves of nested data with their paths; commands become lines that a shell takes."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path} {key}".strip())
+    elif path == "command" and isinstance(value, list | tuple):
+        yield path, shlex.join(map(str, value))
+    elif path == "commands" and isinstance(value, list | tuple):
+        yield path, "\n".join(c if isinstance(c, str) else shlex.join(map(str, c)) for c in value)
+    elif isinstance(value, list | tuple):
+        yield path, ", ".join(map(str, value)) or numbers.ABSENT
+    else:
+        yield path, numbers.ABSENT if value is None else str(value)
