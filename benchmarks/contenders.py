@@ -9,13 +9,14 @@ times faster than asking for one expectation value after another.
 import importlib.metadata
 import sys
 import types
+import unittest.mock
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qpeft.backends import get_backend
+from qpeft.backends import compiled, get_backend
 from qpeft.circuits import Circuit, Gate, Input, Weight, z_on_each
 
 Step = tuple[Tensor, Tensor, Tensor]
@@ -63,6 +64,15 @@ class Qpeft(Contender):
     def expectations(self, inputs: Tensor, weights: Tensor) -> Tensor:
         bound = get_backend("exact").bind(self.circuit, z_on_each(self.circuit.n_qubits), weights)
         return bound(inputs)
+
+
+class QpeftWithoutNumba(Qpeft):
+    name = "qpeft exact, torch only"
+    note = "what a GPU runs, and a CPU without numba"
+
+    def expectations(self, inputs: Tensor, weights: Tensor) -> Tensor:
+        with unittest.mock.patch.object(compiled, "is_available", return_value=False):
+            return super().expectations(inputs, weights)
 
 
 class GateByGate(Contender):
@@ -297,6 +307,7 @@ class Pyvqnet(Contender):
 
 CONTENDERS: Sequence[type[Contender]] = (
     Qpeft,
+    QpeftWithoutNumba,
     GateByGate,
     TensorCircuit,
     TorchQuantum,

@@ -46,7 +46,7 @@ def examine() -> list[Finding]:
     for name, (extra, purpose) in EXTRAS.items():
         note = f"{purpose}; pip install 'qpeft[{extra}]'"
         findings.append(_package(name, note, is_core=False))
-    findings += [_device(), _precision(), _registration(), _key()]
+    findings += [_device(), _compiled_engine(), _precision(), _registration(), _key()]
     findings.append(
         Finding(
             "autoload",
@@ -77,6 +77,14 @@ def _device() -> Finding:
         note = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
         return Finding("device", "cpu", note, True)
     return Finding("device", str(accelerator), f"{torch.accelerator.device_count()} of them", True)
+
+
+def _compiled_engine() -> Finding:
+    from qpeft.backends import compiled
+
+    found = f"numba {compiled.numba_version()}" if compiled.is_available() else ""
+    note = "circuits of 7 qubits and more 3 to 40 times faster on a CPU; pip install 'qpeft[fast]'"
+    return Finding("compiled engine", found, note, True if found else None)
 
 
 def _precision() -> Finding:

@@ -1,19 +1,22 @@
 """The built-in exact simulator: batched, differentiable, plain torch on any of its devices.
 
-One rule chooses between three forms of the same function (`benchmarks/quantum_layer.py` measures them):
+One rule chooses between four forms of the same function (`benchmarks/quantum_layer.py` measures them):
 
     polynomial   data enter once and n is 2 or 4: 3^n coefficients of trigonometric features
     unitary      up to 6 qubits: one 2^n x 2^n unitary between two data uploads
     blocks       larger: a layer of rotations is two half-register products, a ring is one of phases
+    compiled     on a CPU with numba installed in place of the last two: `compiled.py`
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from qpeft.backends import compiled as compiled_engine
 from qpeft.backends.base import BoundCircuit, Capabilities, check_fit, check_inputs
 from qpeft.backends.evolution import Evolution
 from qpeft.backends.fourier import (
@@ -71,6 +74,27 @@ class _SharedOperators:
         self.circuit, self.observables, self.weights = circuit, observables, weights
         self.n_blocks = math.prod(weights.shape[1:-1])
         self.made: dict[tuple[str, torch.dtype, bool], list[list[Step]]] = {}
+        self.split: dict[tuple[torch.dtype, bool], tuple[Tensor, ...]] = {}
+        self.plans: dict[tuple[torch.device, torch.dtype], _Plan] = {}
+        # Made now and not in the first call, which may be a part of a graph that torch.compile reads.
+        dtype = torch.promote_types(weights.dtype, torch.float32)
+        if self.plan(weights.device, dtype).form == "compiled" and len(weights):
+            self.entry(0, dtype)
+
+    def plan(self, device: torch.device, dtype: torch.dtype) -> "_Plan":
+        """Return how the circuit is evaluated there."""
+        if (device, dtype) not in self.plans:
+            self.plans[device, dtype] = _plan(self.circuit, self.observables, device, dtype)
+        return self.plans[device, dtype]
+
+    def entry(self, index: int, dtype: torch.dtype) -> Tensor:
+        """Return the weights of one entry, (n_blocks, n_weights), for the form "compiled"."""
+        key = (dtype, torch.is_grad_enabled())
+        if key not in self.split:
+            weights = self.weights.to(dtype)
+            shape = (len(weights), self.n_blocks, self.circuit.n_weights)
+            self.split[key] = weights.reshape(shape).unbind()
+        return self.split[key][index]
 
     def steps(self, index: int, form: str, compiled: "_Compiled") -> list[Step]:
         """Return the steps of one entry; for "polynomial" a single one with the coefficients."""
@@ -111,21 +135,35 @@ class _BoundExact:
         n_rows = inputs.shape[-2]
         rows = inputs.to(dtype).reshape(self.shared.n_blocks, n_rows, circuit.n_inputs)
         with torch.autocast(inputs.device.type, enabled=False):
-            compiled = _compiled(circuit, self.shared.observables, inputs.device, dtype)
-            form = choose_form(circuit.n_qubits, is_single_upload=compiled.is_single_upload)
-            steps = self.shared.steps(self.index, form, compiled)
-            if form == "polynomial" and steps[0].operator is not None:
-                angles = compiled.evolution.start_angles(rows)
-                result = evaluate_polynomial(angles, steps[0].operator)
-            else:
-                result = compiled.evolution.expectations(rows, steps)
+            result = self._evaluate(rows, dtype)
         return result.view(*inputs.shape[:-1], len(self.shared.observables))
 
+    def _evaluate(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return (n_blocks, rows, n_observables) of (n_blocks, rows, n_inputs)."""
+        plan = self.shared.plan(rows.device, dtype)
+        if plan.form == "compiled":
+            weights = self.shared.entry(self.index, dtype)
+            return compiled_engine.expectations(rows, weights, plan.program)
+        compiled = plan.torch_parts
+        steps = self.shared.steps(self.index, plan.form, compiled)
+        if plan.form == "polynomial" and steps[0].operator is not None:
+            angles = compiled.evolution.start_angles(rows)
+            return evaluate_polynomial(angles, steps[0].operator)
+        return compiled.evolution.expectations(rows, steps)
 
-def choose_form(n_qubits: int, *, is_single_upload: bool) -> str:
-    """Return the form in which the engine evaluates circuits of this size."""
+
+def choose_form(n_qubits: int, *, is_single_upload: bool, can_compile: bool = False) -> str:
+    """Return the form in which the engine evaluates circuits of this size.
+
+    Args:
+        n_qubits: Number of qubits.
+        is_single_upload: Data enter once, by RY on fresh qubits.
+        can_compile: The rows are on a CPU and numba is installed.
+    """
     if is_single_upload and n_qubits in POLYNOMIAL_QUBITS:
         return "polynomial"
+    if can_compile:
+        return "compiled"
     return "unitary" if n_qubits <= UNITARY_QUBITS else "blocks"
 
 
@@ -146,8 +184,7 @@ class _Compiled:
         self.signs = torch.tensor(signs, dtype=dtype, device=device).reshape(n_states, -1)
         self.factory = OperatorFactory(layered, device, dtype)
         self.evolution = Evolution(layered.start, self.factory.data_phases, self.signs)
-        self.is_single_upload = not any(isinstance(x, DataPhase) for x in layered.layers)
-        if self.is_single_upload and circuit.n_qubits in POLYNOMIAL_QUBITS:
+        if _is_single_upload(circuit) and circuit.n_qubits in POLYNOMIAL_QUBITS:
             self.transform = pauli_transform(circuit.n_qubits).to(device, dtype)
 
     def coefficients(self, steps: Sequence[Step], n_blocks: int) -> Tensor:
@@ -160,6 +197,46 @@ class _Compiled:
             unitary = torch.eye(len(self.signs), dtype=self.dtype, device=self.signs.device)
             unitary = unitary.expand(n_blocks, -1, -1)
         return coefficients_of_unitary(unitary, self.signs, self.transform)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a circuit is evaluated on one device in one precision.
+
+    Args:
+        form: What `choose_form` says.
+        program: The number of the compiled program, for the form "compiled".
+        parts: What the other forms know of the circuit without its weights.
+    """
+
+    form: str
+    program: int = -1
+    parts: "_Compiled | None" = None
+
+    @property
+    def torch_parts(self) -> "_Compiled":
+        """The parts of a form that is not "compiled"."""
+        if self.parts is None:
+            raise AssertionError(f"form '{self.form}' has no parts")
+        return self.parts
+
+
+def _plan(
+    circuit: Circuit, observables: tuple[ZProduct, ...], device: torch.device, dtype: torch.dtype
+) -> _Plan:
+    form = choose_form(
+        circuit.n_qubits,
+        is_single_upload=_is_single_upload(circuit),
+        can_compile=device.type == "cpu" and compiled_engine.is_available(),
+    )
+    if form == "compiled":
+        return _Plan(form, program=compiled_engine.program_number(circuit, observables))
+    return _Plan(form, parts=_compiled(circuit, observables, device, dtype))
+
+
+@lru_cache(maxsize=256)
+def _is_single_upload(circuit: Circuit) -> bool:
+    return not any(isinstance(layer, DataPhase) for layer in compile_layers(circuit).layers)
 
 
 @lru_cache(maxsize=256)
