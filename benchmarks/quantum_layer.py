@@ -83,6 +83,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write every measured time to this file")
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--qubits", type=int, nargs="+", help="default: 4 6 8 10 12, quick: 4 8")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", help="of `reupload` alone; default: several circuits"
+    )
     parser.add_argument("--rounds", type=int, help="default: 11, quick: 5")
     parser.add_argument("--limit", type=float, default=8.0, help="longest step, in seconds")
     parser.add_argument("--only", nargs="+", metavar="PACKAGE", help="peers to compare with")
@@ -96,6 +99,8 @@ def parse() -> argparse.Namespace:
 
 def cases(options: argparse.Namespace) -> list[Case]:
     sizes = [("layered", 2), ("reupload", 1), ("reupload", 4)]
+    if options.layers:
+        sizes = [("reupload", n_layers) for n_layers in options.layers]
     return [
         Case(kind, n_qubits, n_layers, options.rows)
         for kind, n_layers in (sizes[:2] if options.quick else sizes)

@@ -5,6 +5,7 @@ Heavy packages are imported inside the verbs, so that `qpeft --help` and a wrong
 
 import os
 import re
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from qpeft import __version__
 from qpeft.errors import QpeftError, RecipeError
 from qpeft.hardware_verbs import verbs
+from qpeft.study_verbs import study_verbs
 
 app = typer.Typer(
     help="Fine-tune language models with quantum-hybrid adapters.",
@@ -59,21 +61,34 @@ def train(
     set_: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in output_dir.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Delete the run in output_dir first.")] = False,
+    accelerate_config: Annotated[
+        Path | None,
+        typer.Option(help="Train in the processes that this file of `accelerate config` asks for."),
+    ] = None,
 ) -> None:
     """Train a recipe's adapter and its baselines, and evaluate them beside the base model."""
     from qpeft.recipe import load_recipe
 
     loaded = load_recipe(recipe, set_ or [])
+    words = [str(recipe), *(word for value in set_ or [] for word in ("--set", value))]
+    if accelerate_config is not None:
+        from qpeft.training import launching
+
+        words += ["--accelerate-config", str(accelerate_config)]
+        flags = ["--resume"] * resume + ["--overwrite"] * overwrite
+        if not launching.is_launched():
+            raise typer.Exit(launching.launch(accelerate_config, ["train", *words, *flags]))
     from qpeft import training
 
     result = training.train(
         loaded, resume=resume, overwrite=overwrite, reporter=training.RichReporter(console)
     )
+    # Of several processes the main one speaks, whoever has started them.
+    console.quiet = not result.is_main
     if result.is_interrupted:
-        words = " ".join(f"--set {value}" for value in set_ or [])
         console.print(
             f"Interrupted; all that was done is kept. Go on with:\n"
-            f"  qpeft train {recipe} {words}{' ' if words else ''}--resume",
+            f"  qpeft train {shlex.join(words)} --resume",
             markup=False,
             soft_wrap=True,
         )
@@ -249,6 +264,7 @@ def autoload(
 
 
 app.add_typer(verbs)
+app.add_typer(study_verbs)
 
 
 def _version(is_asked: bool) -> None:

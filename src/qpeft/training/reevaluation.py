@@ -94,6 +94,36 @@ def evaluate_run(
     return EvaluationResult(output_dir, evaluations, comparisons)
 
 
+def evaluate_base(
+    recipe: Recipe, output_dir: Path, *, reporter: Reporter | None = None
+) -> list[Evaluation]:
+    """Evaluate a recipe's base model, without any adapter, and write every prediction.
+
+    Args:
+        recipe: Model, test data and evaluation settings.
+        output_dir: Where results.json and predictions/ are written.
+        reporter: Told how it goes; nobody by default.
+
+    Returns:
+        One evaluation for each number of shots.
+
+    Raises:
+        QpeftError: There is no such model or no test split.
+    """
+    reporter = reporter or SilentReporter()
+    try:
+        reporter.stage(f"load {recipe.model.name}")
+        with quiet_libraries():
+            model, tokenizer = load_base(recipe.model)
+        place(model)
+        splits = load_splits(recipe.data, tokenizer.chat_template is not None)
+        found = _Job(recipe, tokenizer, splits, None, output_dir, reporter).evaluate(BASE, model)
+        _write(output_dir, {BASE: found}, [])
+    finally:
+        reporter.close()
+    return found
+
+
 @dataclass(frozen=True)
 class _Job:
     recipe: Recipe

@@ -1,0 +1,139 @@
+"""Reading a study file: `--quick`, `--set`, shared data keys and paths, and every mistake at once."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qpeft.errors import RecipeError, did_you_mean
+from qpeft.recipe import FileSplits
+from qpeft.recipe_text import Key, apply_overrides, got, place, read_yaml
+from qpeft.study.spec import StudySpec, TaskSpec, arm_label, validate_study
+
+_SHORT_FORMS = {"model": "name"}
+
+
+def load_study(
+    path: Path | str, overrides: Sequence[str] = (), *, is_quick: bool = False
+) -> StudySpec:
+    """Read a study file, apply its quick variant and the overrides, and check all of it.
+
+    Relative paths of data and model are taken from the study file's folder, `output_dir` from the current one;
+    without `output_dir` it is `runs/<name of the study>`, with `-quick` behind it for the quick variant.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.path=value` each, the value written as in YAML; they have the last word.
+        is_quick: Whether to put what stands below `quick` in place of other keys.
+
+    Raises:
+        RecipeError: The file is missing or not YAML, or keys or values are wrong; holds every problem found.
+
+    Example:
+        >>> load_study("studies/claims.yaml", is_quick=True).seeds  # doctest: +SKIP
+        [0]
+    """
+    path = Path(path)
+    raw = _read(path)
+    quick = raw.pop("quick", None)
+    found: list[tuple[Key, str]] = []
+    if is_quick:
+        found += _apply_quick(raw, quick)
+    sources, problems = apply_overrides(raw, overrides, _SHORT_FORMS)
+    raw.setdefault("name", path.stem)
+    folder = f"runs/{raw['name']}{'-quick' if is_quick else ''}"
+    raw.setdefault("output_dir", folder)
+    found += _share_data(raw)
+    spec, more = validate_study(raw)
+    found += more
+    problems += [f"{place(path, key, sources)}: {text}" for key, text in found]
+    if problems or spec is None:
+        raise RecipeError(dict.fromkeys(problems))
+    return _resolve_paths(spec, path.parent)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        folder = path.parent
+        there = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
+        raise RecipeError(
+            [f"{path}: no such study file.{did_you_mean(path.name, there) if there else ''}"]
+        )
+    return read_yaml(path)
+
+
+def _apply_quick(raw: dict[str, Any], quick: Any) -> list[tuple[Key, str]]:
+    """Put the quick variant in place; arms and tasks are chosen by name, mappings are merged."""
+    if not isinstance(quick, Mapping):
+        return [(("quick",), f"expected the keys that --quick replaces, got {got(quick)}")]
+    found: list[tuple[Key, str]] = []
+    for key, value in quick.items():
+        if key not in ("arms", "tasks"):
+            raw[key] = _merged(raw.get(key), value)
+            continue
+        if not isinstance(value, list):
+            found.append((("quick", key), f"expected a list of names, got {got(value)}"))
+            continue
+        there = {_name(one): one for one in raw.get(key) or []}
+        unknown = [name for name in value if name not in there]
+        for name in unknown:
+            hint = did_you_mean(str(name), map(str, there))
+            found.append((("quick", key), f"none of the {key} is called '{name}'.{hint}"))
+        raw[key] = [one for name, one in there.items() if name in value]
+    return found
+
+
+def _name(one: Any) -> str | None:
+    return arm_label(one)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+
+
+def _share_data(raw: dict[str, Any]) -> list[tuple[Key, str]]:
+    """Move the keys of the study's `data` into each task's, where the task does not say otherwise."""
+    if "data" not in raw:
+        return []
+    shared = raw.pop("data")
+    if not isinstance(shared, Mapping):
+        return [(("data",), f"expected keys that all tasks share, got {got(shared)}")]
+    for task in raw.get("tasks") or []:
+        if isinstance(task, dict) and isinstance(task.get("data"), Mapping):
+            task["data"] = {**shared, **task["data"]}
+    return []
+
+
+def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
+    name = spec.model.name
+    local = folder / Path(name).expanduser()
+    is_local = name.startswith((".", "~", "/")) or name.endswith(".gguf") or local.exists()
+    model = {"name": os.path.abspath(local)} if is_local else {}
+    template = spec.model.chat_template
+    if template is not None and "{" not in template:  # not the template itself but its file
+        model["chat_template"] = os.path.abspath(folder / template)
+    jobs = spec.jobs
+    if jobs is not None:
+        jobs = jobs.model_copy(update={"journal": jobs.journal.expanduser().absolute()})
+    return spec.model_copy(
+        update={
+            "model": spec.model.model_copy(update=model),
+            "tasks": [_resolve_files(task, folder) for task in spec.tasks],
+            "jobs": jobs,
+            "output_dir": Path(os.path.abspath(spec.output_dir)),
+        }
+    )
+
+
+def _resolve_files(task: TaskSpec, folder: Path) -> TaskSpec:
+    if task.data.files is None:
+        return task
+    files = {
+        part: Path(os.path.abspath(folder / file.expanduser()))
+        for part, file in task.data.files
+        if file is not None
+    }
+    data = task.data.model_copy(update={"files": FileSplits(**files)})
+    return task.model_copy(update={"data": data})

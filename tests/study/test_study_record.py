@@ -1,0 +1,247 @@
+"""What is read from a study's folder is what its runs wrote, and runs on other data are refused."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_study import LORA, QTHA, write_study
+
+from qpeft.errors import StudyError
+from qpeft.study.folder import begin_job, open_study, read_status, seconds_of, write_status
+from qpeft.study.method_comparison import write_method_comparison
+from qpeft.study.plan import StudyPlan, plan_study, run_folder
+from qpeft.study.progress import estimate_seconds, progress_line
+from qpeft.study.reading import load_study
+from qpeft.study.record import measure_circuits, read_results, write_rows
+from qpeft.study.running import done_so_far
+from qpeft.training.record import write_json, write_jsonl
+
+N_CIRCUITS = 4
+"""Of the tiny subject, for a token: one in each of two projections of two layers."""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    return plan_study(load_study(write_study(tmp_path_factory.mktemp("record"), seeds=[0])))
+
+
+@pytest.fixture
+def study(plan: StudyPlan, tmp_path: Path) -> Path:
+    """The folder of a study with one run that was written by hand."""
+    moved = plan.spec.model_copy(update={"output_dir": tmp_path / "study"})
+    (tmp_path / "study").mkdir()
+    folder = open_study(StudyPlan(**{**vars(plan), "spec": moved}), is_quick=False)
+    write_run(plan, folder, "qtha")
+    return folder
+
+
+def write_run(plan: StudyPlan, folder: Path, arm: str, tokens: int = 500, **results: Any) -> None:
+    path = folder / run_folder("sums", arm, 0)
+    recipe = plan.spec.recipe(
+        plan.spec.tasks[0], plan.spec.arm(arm), plan.arm(arm).adapter, 0, path
+    )
+    content = {"kind": "run", "task": "sums", "arm": arm, "seed": 0, "measures": None}
+    path.mkdir(parents=True)
+    begin_job(path, {**content, "recipe": recipe.model_dump(mode="json")}, retry_failed=False)
+    write_status(path, "running", command=["x"])
+    write_status(path, "succeeded", peak_memory=123)
+    metrics: list[dict[str, Any]] = []
+    for step in range(1, 21):
+        # The first step warms up; the eleventh comes after a validation of 50 seconds.
+        seconds = 9.0 + 2 * step + (50 if step > 10 else 0)
+        metrics.append({"step": step, "loss": 3.0 - 0.1 * step, "seconds": seconds, "tokens": 1})
+        if step == 10:
+            metrics.append({"step": 10, "validation_loss": 2.5, "seconds": seconds + 50})
+    write_jsonl(path / arm / "metrics.jsonl", metrics)
+    training = {
+        "steps": 20,
+        "steps_done": 20,
+        "loss": 1.0,
+        "validation_loss": 2.5,
+        "tokens": tokens,
+        "seconds": 99.0,
+    }
+    own = {
+        "parameters": {"n_trainable": plan.arm(arm).count.n_trainable},
+        "training": training,
+        "evaluations": [{"n_shots": 0, "loss": 0.75}],
+        **results,
+    }
+    write_json(path / "results.json", {"status": "finished", "arms": {arm: own}})
+    answers = [("12", 1.0), ("12 ", 1.0), ("12.0", 1.0), ("13", 0.0)]
+    rows = [{"prompt": "p", "expected": "12", "text": t, "score": s} for t, s in answers]
+    write_jsonl(path / "predictions" / f"{arm}-0shot.jsonl", rows)
+    write_json(path / "measures.json", {"adapter_bytes": 7, "forgetting": {"difference": 0.25}})
+
+
+def test_a_row_holds_what_the_run_wrote(study: Path) -> None:
+    (row,) = read_results(study).rows_of("sums", "qtha")
+    assert row.first_loss == pytest.approx((2.9 + 2.8) / 2)
+    assert row.last_loss == pytest.approx((1.1 + 1.0) / 2)
+    assert row.training_effect == pytest.approx(1 - 1.05 / 2.85)
+    assert row.seconds_per_step == pytest.approx(2.0)
+    assert (row.validation_loss, row.test_loss) == (2.5, 0.75)
+    assert row.scores == (True, True, True, False)
+    assert row.strict_scores == (True, True, False, False)
+    assert (row.adapter_bytes, row.forgetting, row.peak_memory) == (7, 0.25, 123)
+    assert row.validation_losses == ((10, 2.5),)
+    assert row.learning_rate == 0.01
+    assert row.circuits == N_CIRCUITS * 500
+
+
+def test_circuits_on_a_machine_are_those_that_were_sent(plan: StudyPlan, study: Path) -> None:
+    jobs = [{"sent": {"n_circuits": 30}}, {"sent": {"n_circuits": 12}}]
+    file = study / run_folder("sums", "qtha", 0) / "results.json"
+    results = json.loads(file.read_text())
+    results["arms"]["qtha"]["jobs"] = jobs
+    write_json(file, results)
+    (row,) = read_results(study).rows_of("sums", "qtha")
+    assert row.circuits == 42
+
+
+def test_what_never_ran_is_missing_and_what_was_cut_off_is_cancelled(
+    plan: StudyPlan, study: Path
+) -> None:
+    lora = read_results(study).rows[0]
+    assert (lora.arm, lora.status, lora.scores, lora.steps) == ("lora", "missing", (), None)
+    write_status(study / run_folder("sums", "qtha", 0), "running")
+    qtha = read_results(study).rows[1]
+    assert qtha.status == "cancelled"
+    assert read_results(study).base == {}
+
+
+def test_runs_on_other_tokens_are_refused(plan: StudyPlan, study: Path) -> None:
+    write_run(plan, study, "lora", tokens=500)
+    assert read_results(study).rows[0].tokens == 500
+    file = study / run_folder("sums", "lora", 0) / "results.json"
+    file.write_text(file.read_text().replace('"tokens": 500', '"tokens": 501'))
+    with pytest.raises(StudyError, match="trained on 500 tokens, but sums/lora/seed0, which it is"):
+        read_results(study)
+
+
+def test_arms_and_tasks_are_those_of_the_plan(study: Path) -> None:
+    results = read_results(study)
+    assert [(arm.name, arm.role, arm.method) for arm in results.arms] == [
+        ("lora", "reference", "lora"),
+        ("qtha", "subject", "qtha"),
+    ]
+    assert results.arm("qtha").n_parameters == 480
+    assert results.arm("qtha").options["bond_dim"] == QTHA["bond_dim"]
+    assert results.arm("lora").options["r"] == LORA["r"]
+    assert (results.tasks[0].title, results.tasks[0].n_test) == ("sums of two numbers", 10)
+    assert (results.subject, results.reference, results.margin) == ("qtha", "lora", 0.05)
+    assert results.provenance["parity"][1]["compared_with"] == "lora"
+
+
+def test_rows_and_scores_are_written_as_csv(study: Path, tmp_path: Path) -> None:
+    write_rows(read_results(study), tmp_path / "out" / "rows.csv")
+    with (tmp_path / "out" / "rows.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["arm"], row["status"], row["accuracy"]) for row in rows] == [
+        ("lora", "missing", ""),
+        ("qtha", "succeeded", "0.75"),
+    ]
+    assert json.loads(rows[1]["measures"])["adapter_bytes"] == 7
+    with (tmp_path / "out" / "scores.csv").open(encoding="utf-8") as file:
+        scores = list(csv.DictReader(file))
+    assert [(row["example"], row["score"], row["strict_score"]) for row in scores] == [
+        ("0", "1", "1"),
+        ("1", "1", "1"),
+        ("2", "1", "0"),
+        ("3", "0", "0"),
+    ]
+
+
+def test_each_circuit_is_measured_once_and_kept(study: Path) -> None:
+    (row,) = measure_circuits(study)
+    assert (row.name, row.n_qubits, row.n_layers) == ("reupload", 2, 1)
+    write_json(study / "ansatzes.json", [{**vars(row), "expressibility": 42.0}])
+    assert measure_circuits(study)[0].expressibility == 42.0
+    assert read_results(study).ansatzes[0].expressibility == 42.0
+
+
+def test_method_comparison_has_pefts_keys(study: Path, tmp_path: Path) -> None:
+    (file,) = write_method_comparison(read_results(study), tmp_path / "mc")
+    assert file.name == "qtha--sums--qtha--seed0.json"
+    params = tmp_path / "mc/experiments/qtha/sums--qtha--seed0/training_params.json"
+    assert json.loads(params.read_text())["optimizer_kwargs"]["lr"] == 0.01
+    log = json.loads(file.read_text())
+    # The keys of huggingface/peft, method_comparison/MetaMathQA/results/*.json.
+    assert list(log) == ["run_info", "train_info", "meta_info"]
+    assert list(log["run_info"]) == [
+        "created_at",
+        "total_time",
+        "experiment_name",
+        "peft_branch",
+        "train_config",
+        "peft_config",
+        "error_msg",
+    ]
+    assert set(log["train_info"]) == {
+        "accelerator_memory_reserved_avg",
+        "accelerator_memory_max",
+        "accelerator_memory_reserved_99th",
+        "train_time",
+        "file_size",
+        "num_trainable_params",
+        "num_total_params",
+        "status",
+        "metrics",
+    }
+    assert set(log["meta_info"]) == {
+        "model_info",
+        "dataset_info",
+        "package_info",
+        "system_info",
+        "pytorch_info",
+    }
+    assert log["train_info"]["status"] == "success"
+    assert log["train_info"]["num_total_params"] == 37280 + 480
+    last = log["train_info"]["metrics"][-1]
+    assert (last["test accuracy"], last["train total tokens"], last["forgetting"]) == (
+        0.75,
+        500,
+        0.25,
+    )
+    assert set(log["run_info"]["train_config"]) == {
+        "model_id",
+        "dtype",
+        "max_seq_length",
+        "batch_size",
+        "batch_size_eval",
+        "max_steps",
+        "eval_steps",
+        "compile",
+        "use_gc",
+        "query_template",
+        "seed",
+        "grad_norm_clip",
+        "optimizer_type",
+        "optimizer_kwargs",
+        "lr_scheduler",
+        "use_amp",
+        "autocast_adapter_dtype",
+        "generation_kwargs",
+        "attn_implementation",
+        "init_kv_cache_prefix",
+    }
+
+
+def test_time_left_is_read_off_the_jobs_that_are_done(plan: StudyPlan, study: Path) -> None:
+    status = study / run_folder("sums", "qtha", 0) / "status.json"
+    times = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:30+00:00"}
+    write_json(status, {"status": "succeeded", "seconds_before": 10.0, **times})
+    assert seconds_of(read_status(status.parent)) == 100.0
+    moved = StudyPlan(**{**vars(plan), "spec": plan.spec.model_copy(update={"output_dir": study})})
+    states = done_so_far(moved)
+    assert progress_line(states, 7200.0) == "1 of 3 jobs done, about 2.0 h left."
+    assert estimate_seconds(moved, study, states, 1) is None  # nobody knows how long the base takes
+    known = {job: "succeeded" if job.kind == "base" else state for job, state in states.items()}
+    assert estimate_seconds(moved, study, known, 1) == 100.0
+
+
+def test_no_study_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="holds no study"):
+        read_results(tmp_path)

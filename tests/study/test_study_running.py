@@ -1,0 +1,381 @@
+"""Jobs are done once, go on where they were, and stay visible when they fail."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from tiny_study import LORA, QTHA, write_study
+
+from qpeft.errors import StudyError
+from qpeft.recipe import Recipe
+from qpeft.study import running, worker
+from qpeft.study.folder import read_status
+from qpeft.study.plan import plan_study
+from qpeft.study.reading import load_study
+from qpeft.study.record import read_results
+from qpeft.study.results import TrialRow
+from qpeft.study.running import StudyOutcome, run_study
+from qpeft.study.tuning import choose_rate
+from qpeft.training import train
+from qpeft.training.record import read_jsonl
+
+TUNING = {"learning_rates": [0.01, 0.03], "steps": 3}
+
+
+class InThisProcess:
+    """A worker that has done its job here before anybody asks: quicker than a process with its imports."""
+
+    started: list[str] = []  # noqa: RUF012 - emptied by the fixture
+
+    def __init__(self, command: list[str], _log: Path, _n_threads: int) -> None:
+        self.started.append(command[3])
+        self.code = worker.main(command[3:4])
+
+    def poll(self) -> int:
+        return self.code
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let jobs run here, and return the folders of those that were started."""
+    InThisProcess.started = []
+    monkeypatch.setattr(running, "start_worker", InThisProcess)
+    monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
+    return InThisProcess.started
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished tiny study with tuning; the file lies beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "start_worker", InThisProcess)
+        assert do(write_study(folder, tuning=TUNING)).n_succeeded == 9
+    return folder / "study"
+
+
+@pytest.fixture
+def a_copy(finished: Path, tmp_path: Path) -> Path:
+    """A study of one's own in `study/`, to be changed; `again` writes its file."""
+    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def do(path: Path, **options: Any) -> StudyOutcome:
+    return run_study(plan_study(load_study(path)), n_workers=1, **options)
+
+
+SHORT = {"steps": 1, "evaluate_every": None, "save_every": None}
+
+
+def names(started: list[str]) -> list[str]:
+    return ["/".join(Path(folder).parts[-2:]) for folder in started]
+
+
+def test_a_finished_study_has_all_rows_with_all_numbers(finished: Path) -> None:
+    results = read_results(finished)
+    assert [(row.arm, row.seed, row.status) for row in results.rows] == [
+        ("lora", 0, "succeeded"),
+        ("lora", 1, "succeeded"),
+        ("qtha", 0, "succeeded"),
+        ("qtha", 1, "succeeded"),
+    ]
+    for row in results.rows:
+        assert (row.steps, len(row.losses), len(row.scores)) == (6, 6, 10)
+        assert None not in (row.forgetting, row.peak_memory, row.seconds_per_step, row.test_loss)
+        assert row.adapter_bytes
+    assert len(results.base["sums"].scores) == 10
+    assert results.base["sums"].n_parameters is None
+
+
+def test_arms_of_a_seed_have_the_same_tokens_and_other_seeds_other_batches(finished: Path) -> None:
+    rows = {(row.arm, row.seed): row for row in read_results(finished).rows}
+    for seed in (0, 1):
+        assert rows["lora", seed].tokens == rows["qtha", seed].tokens
+        # Both start as the base model, so equal first batches have equal first losses.
+        first = [rows[arm, seed].losses[0][1] for arm in ("lora", "qtha")]
+        assert first[0] == pytest.approx(first[1], rel=1e-5)
+    assert rows["lora", 0].losses[0] != rows["lora", 1].losses[0]
+
+
+def test_a_run_is_what_training_its_recipe_makes(finished: Path, tmp_path: Path) -> None:
+    run = finished / "sums" / "qtha" / "seed1"
+    recipe = Recipe.model_validate(json.loads((run / "job.json").read_text())["recipe"])
+    train(recipe.model_copy(update={"output_dir": tmp_path / "alone"}))
+    ours, alone = (
+        load_file(folder / "qtha" / "adapter_model.safetensors")
+        for folder in (run, tmp_path / "alone")
+    )
+    assert ours.keys() == alone.keys()
+    assert all(ours[name].equal(alone[name]) for name in ours)
+
+
+def test_trials_see_no_test_example_and_are_not_tested(finished: Path) -> None:
+    runs = finished / "sums" / "lora" / "seed0" / "predictions" / "lora-0shot.jsonl"
+    tested = {json.loads(line)["prompt"] for line in runs.read_text().splitlines()}
+    assert len(tested) == 10
+    seen = "".join(file.read_text() for file in (finished / "sums" / "data").iterdir())
+    assert not any(json.dumps(prompt)[1:-1] in seen for prompt in tested)
+    for trial in (finished / "sums").glob("*/trials/*"):
+        recipe = Recipe.model_validate(json.loads((trial / "job.json").read_text())["recipe"])
+        assert recipe.data.files is not None
+        assert recipe.data.files.train.parent == finished / "sums" / "data"
+        assert recipe.data.files.test is None
+        assert recipe.data.n_test is None
+        assert not (trial / "predictions").exists()
+        results = json.loads((trial / "results.json").read_text())
+        assert all(arm["evaluations"] == [] for arm in results["arms"].values())
+
+
+def test_runs_train_on_the_examples_that_trials_saw(finished: Path) -> None:
+    # The same batches with the same seed and rate: the first steps' losses are equal.
+    first = {}
+    for kind in ("trials/lr0.03", "seed0"):
+        log = finished / "sums" / "lora" / kind / "lora" / "metrics.jsonl"
+        first[kind] = json.loads(log.read_text().splitlines()[0])["loss"]
+    assert first["trials/lr0.03"] == first["seed0"]
+
+
+def test_runs_use_the_rate_with_the_least_validation_loss(finished: Path) -> None:
+    results = read_results(finished)
+    for arm in ("lora", "qtha"):
+        trials = [trial for trial in results.trials if trial.arm == arm]
+        best = min(trials, key=lambda trial: trial.validation_loss or 0.0)
+        assert [trial.is_chosen for trial in trials] == [trial is best for trial in trials]
+        assert {row.learning_rate for row in results.rows_of("sums", arm)} == {best.learning_rate}
+
+
+def test_of_equal_trials_the_smaller_rate_is_chosen_and_failed_ones_never() -> None:
+    def trial(rate: float, loss: float | None, status: Any = "succeeded") -> TrialRow:
+        return TrialRow("t", "a", rate, status, loss)
+
+    assert choose_rate([trial(0.1, 2.0), trial(0.01, 2.0), trial(1.0, 3.0)]) == 0.01
+    assert choose_rate([trial(0.1, 1.0, "failed"), trial(0.01, 2.0)]) == 0.01
+    assert choose_rate([trial(0.1, None, "failed")]) is None
+
+
+def test_what_is_done_is_not_done_again(a_copy: Path, in_this_process: list[str]) -> None:
+    outcome = do(write_study(a_copy, tuning=TUNING, title="another title"))
+    assert (outcome.n_jobs, outcome.n_succeeded) == (9, 9)
+    assert in_this_process == []
+
+
+def test_another_seed_is_added_and_no_other_run_is_touched(
+    a_copy: Path, in_this_process: list[str]
+) -> None:
+    do(write_study(a_copy, tuning=TUNING, seeds=[0, 1, 2]))
+    assert names(in_this_process) == ["lora/seed2", "qtha/seed2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"margin": 0.1}, "margin: is 0.1, was 0.05"),
+        ({"training": {"steps": 5}}, "training.steps: is 5, was 6"),
+        ({"arms": [LORA, {**QTHA, "bond_dim": 2}]}, "arms.qtha.bond_dim: is 2, was 1"),
+        ({"seeds": [0]}, "seeds: '1' is not there any more"),
+        ({"tuning": {"learning_rates": [0.01]}}, "tuning.learning_rates: is "),
+    ],
+)
+def test_the_folder_of_another_study_is_refused(
+    changes: dict[str, Any], message: str, a_copy: Path
+) -> None:
+    raw = {"tuning": TUNING, **changes}
+    with pytest.raises(StudyError) as caught:
+        do(write_study(a_copy, **raw))
+    assert message in str(caught.value)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "thesis.txt").touch()
+    with pytest.raises(StudyError, match="holds something, but no study"):
+        do(path)
+
+
+def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    lock = running.study_lock(tmp_path / "study")
+    with pytest.raises(StudyError, match="Another process is at work on the study"):
+        do(path)
+    lock.release()
+
+
+def test_a_failed_run_stays_visible_stops_nothing_and_is_done_again_when_asked(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(tmp_path, seeds=[0], training=SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "do_job", _fails_for("qtha", worker.do_job))
+        outcome = do(path)
+        assert (outcome.n_succeeded, outcome.n_failed) == (2, 1)
+    (row,) = [row for row in read_results(tmp_path / "study").rows if row.arm == "qtha"]
+    assert (row.status, row.error, row.accuracy) == ("failed", "the chip is on fire", None)
+    in_this_process.clear()
+    assert do(path).n_failed == 1
+    assert in_this_process == []
+    assert do(path, retry_failed=True).n_succeeded == 3
+    assert names(in_this_process) == ["qtha/seed0"]
+
+
+def test_a_failed_arm_that_is_changed_in_the_file_is_done_again(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "do_job", _fails_for("qtha", worker.do_job))
+        do(write_study(tmp_path, seeds=[0], training=SHORT))
+    in_this_process.clear()
+    changed = [LORA, {**QTHA, "groups": 2}]
+    outcome = do(write_study(tmp_path, seeds=[0], training=SHORT, arms=changed))
+    assert outcome.n_succeeded == 3
+    assert names(in_this_process) == ["qtha/seed0"]
+
+
+def test_without_a_trial_that_succeeded_the_runs_fail_and_say_why(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = {"learning_rates": [0.01], "steps": 1}
+    path = write_study(tmp_path, seeds=[0], training=SHORT, tuning=tuning)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "do_job", _fails_for("qtha", worker.do_job))
+        assert do(path).n_failed == 2
+    (row,) = [row for row in read_results(tmp_path / "study").rows if row.arm == "qtha"]
+    assert (row.status, row.error) == ("failed", "no trial of its learning rate succeeded")
+    assert do(path, retry_failed=True).n_succeeded == 5
+
+
+def test_an_interrupted_run_is_cancelled_and_done_by_the_next_session(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(tmp_path, seeds=[0], training=SHORT)
+
+    def interrupted(folder: Path) -> int | None:
+        return None if folder.parent.name == "qtha" else real(folder)
+
+    real = worker.do_job
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "do_job", interrupted)
+        assert do(path).n_succeeded == 2
+    status = read_status(tmp_path / "study" / "sums" / "qtha" / "seed0")
+    assert status["status"] == "cancelled"
+    in_this_process.clear()
+    assert do(path).n_succeeded == 3
+    assert names(in_this_process) == ["qtha/seed0"]
+
+
+def _fails_for(arm: str, real: Callable[[Path], int | None]) -> Callable[[Path], int | None]:
+    def job(folder: Path) -> int | None:
+        if arm in folder.parts:
+            raise StudyError("the chip is on fire")
+        return real(folder)
+
+    return job
+
+
+# ---- with real processes -------------------------------------------------------------------
+
+
+def start(path: Path, *words: str) -> subprocess.Popen[bytes]:
+    code = "import sys; from qpeft.cli import main; sys.argv[0] = 'qpeft'; main()"
+    with path.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "study", str(path), "--workers", "1", *words],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def await_file(path: Path, process: subprocess.Popen[bytes], seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"the study ended before {path} was there"
+        assert time.monotonic() < deadline, f"{path} was never there"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_a_study_that_was_ended_goes_on_to_the_same_numbers(
+    ending: signal.Signals, tmp_path: Path
+) -> None:
+    longer = {"steps": 60, "save_every": 2, "evaluate_every": 20}
+    path = write_study(tmp_path, seeds=[0], training=longer)
+    study = tmp_path / "study"
+    process = start(path)
+    checkpoint = study / "sums" / "lora" / "seed0" / "lora" / "checkpoints" / "checkpoint-4"
+    await_file(checkpoint / "trainer_state.json", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(ending)
+    code = process.wait(timeout=120)
+    assert code == (-9 if ending == signal.SIGKILL else 130)
+    deadline = time.monotonic() + 20
+    while any(is_alive(int(child)) for child in children):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.1)
+    if ending == signal.SIGINT:
+        assert f"qpeft study {path}" in path.with_suffix(".log").read_text()
+        assert read_results(study).rows[0].status == "cancelled"
+    assert start(path).wait(timeout=600) == 0
+    row = read_results(study).rows[0]
+    assert [step for step, _ in row.losses] == list(range(1, 61))
+    recipe = Recipe.model_validate(
+        json.loads((study / row.folder / "job.json").read_text())["recipe"]
+    )
+    train(recipe.model_copy(update={"output_dir": tmp_path / "whole"}))
+    whole = read_jsonl(tmp_path / "whole" / "lora" / "metrics.jsonl")
+    # Up to rounding: another process may add up in another order.
+    assert [loss for _, loss in row.losses] == pytest.approx(
+        [line["loss"] for line in whole if "loss" in line], rel=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_cancelled_and_the_others_go_on(tmp_path: Path) -> None:
+    path = write_study(tmp_path, seeds=[0], training={"steps": 60, "save_every": 2})
+    process = start(path)
+    log = tmp_path / "study" / "sums" / "lora" / "seed0" / "lora" / "metrics.jsonl"
+    await_file(log, process)
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    assert process.wait(timeout=600) == 1
+    lora, qtha = read_results(tmp_path / "study").rows
+    assert (lora.status, qtha.status) == ("cancelled", "succeeded")
+    assert lora.error is not None
+    assert "SIGKILL" in lora.error
+    assert start(path).wait(timeout=600) == 0
+
+
+@pytest.mark.slow
+def test_peak_memory_is_the_runs_own_and_a_loss_that_is_no_number_fails_the_run(
+    tmp_path: Path,
+) -> None:
+    wild = {**LORA, "name": "wild", "training": {"learning_rate": 1e30, "warmup_steps": 1}}
+    wild["differs"] = {"training": "shows what becomes of a run that diverges"}
+    path = write_study(tmp_path, seeds=[0], arms=[LORA, QTHA, wild])
+    assert start(path).wait(timeout=600) == 1
+    lora, _, failed = read_results(tmp_path / "study").rows
+    assert lora.peak_memory is not None
+    assert 10**8 < lora.peak_memory < 3 * 10**9
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "loss is" in failed.error
+    assert "The loss is" in (tmp_path / "study" / failed.folder / "log.txt").read_text()

@@ -1,0 +1,181 @@
+"""A study file is read with all its mistakes at once, and its quick variant is a smaller study."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_study import LORA, QTHA, study_keys, write_study
+
+from qpeft.errors import RecipeError
+from qpeft.study.reading import load_study
+from qpeft.study.spec import StudySpec
+
+STUDIES = Path(__file__).parents[2] / "studies"
+
+
+def problems(folder: Path, **changes: Any) -> list[str]:
+    path = write_study(folder, **changes)
+    with pytest.raises(RecipeError) as caught:
+        load_study(path)
+    return [problem.removeprefix(f"{path}: ") for problem in caught.value.problems]
+
+
+def test_a_study_says_who_is_compared_with_whom(tmp_path: Path) -> None:
+    none = {**QTHA, "name": "none", "core": "none", "control": True, "differs": {}}
+    spec = load_study(write_study(tmp_path, arms=[LORA, QTHA, none, {**LORA, "name": "other"}]))
+    roles = {arm.label: spec.role_of(arm) for arm in spec.arms}
+    assert roles == {"lora": "reference", "qtha": "subject", "none": "control", "other": "rival"}
+    others = {arm.label: spec.compared_with(arm) for arm in spec.arms}
+    assert others == {"lora": "lora", "qtha": "lora", "none": "qtha", "other": "lora"}
+
+
+def test_paths_are_the_files_and_the_output_folder_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = study_keys(tmp_path)
+    del raw["output_dir"], raw["name"]
+    raw["quick"] = {"seeds": [3]}
+    path = tmp_path / "some.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    spec = load_study("../some.yaml")
+    assert spec.name == "some"
+    assert spec.output_dir == elsewhere / "runs" / "some"
+    assert spec.model.name == str(tmp_path / "model")
+    files = spec.tasks[0].data.files
+    assert files is not None
+    assert files.train == tmp_path / "sums.jsonl"
+    assert load_study(path, is_quick=True).output_dir == elsewhere / "runs" / "some-quick"
+
+
+def test_what_was_written_back_is_the_same_study(tmp_path: Path) -> None:
+    spec = load_study(write_study(tmp_path, tuning={"learning_rates": [0.01]}))
+    assert StudySpec.model_validate(yaml.safe_load(spec.to_yaml())) == spec
+
+
+def test_quick_chooses_by_name_merges_the_rest_and_yields_to_set(tmp_path: Path) -> None:
+    path = write_study(
+        tmp_path,
+        arms=[LORA, QTHA, {**LORA, "name": "third"}],
+        data={"n_train": 20},
+        quick={
+            "seeds": [7],
+            "arms": ["lora", "qtha"],
+            "training": {"steps": 2},
+            "data": {"n_train": 9},
+        },
+    )
+    spec = load_study(path, ["training.batch_size=2", "training.steps=3"], is_quick=True)
+    assert [arm.label for arm in spec.arms] == ["lora", "qtha"]
+    assert spec.seeds == [7]
+    assert (spec.training.steps, spec.training.batch_size) == (3, 2)
+    assert spec.training.learning_rate == 0.01
+    assert spec.tasks[0].data.n_train == 9
+    assert load_study(path).tasks[0].data.n_train == 20
+
+
+def test_arms_and_tasks_replace_keys_of_the_training(tmp_path: Path) -> None:
+    raw = study_keys(tmp_path)
+    task = {**raw["tasks"][0], "training": {"steps": 4}, "evaluation": {"max_new_tokens": 2}}
+    other = {**LORA, "name": "other", "training": {"batch_size": 2}}
+    spec = load_study(write_study(tmp_path, tasks=[task], arms=[LORA, QTHA, other]))
+    training = spec.training_of(spec.tasks[0], spec.arm("other"))
+    assert (training.steps, training.batch_size, training.evaluate_every) == (4, 2, 3)
+    evaluation = spec.evaluation_of(spec.tasks[0])
+    assert (evaluation.max_new_tokens, evaluation.batch_size) == (2, 10)
+    assert not evaluation.base_model
+
+
+def test_a_null_in_the_training_stays_a_null(tmp_path: Path) -> None:
+    spec = load_study(write_study(tmp_path, training={"evaluate_every": None}))
+    assert spec.training_of(spec.tasks[0], spec.arms[0]).evaluate_every is None
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        subject="qhta",
+        seed=[0],
+        margin=True,
+        arms=[LORA, {**QTHA, "differs": {"paramters": "x"}}, {**QTHA, "training": {"stepps": 3}}],
+        tasks=[],
+    )
+    assert "subject: no arm is called 'qhta'; there are: lora, qtha, qtha" in found
+    assert any(line.startswith("seed: unknown key") for line in found)
+    assert any(line.startswith("margin: expected a number") for line in found)
+    assert any(line.startswith("arms.1.differs.paramters") for line in found)
+    assert "arms.2.name: a second arm is called 'qtha'; give it another 'name'" in found
+    assert any(line.startswith("arms.2.training.stepps: unknown key.") for line in found)
+    assert "tasks: expected a list that is not empty, got []" in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reference": "qtha"}, "reference: is the subject itself"),
+        ({"seeds": [0, 0]}, "seeds: a seed stands here twice"),
+        ({"arms": [LORA, {**QTHA, "control": True}]}, "arms.1.control: the subject and the ref"),
+        (
+            {"arms": [LORA, QTHA, {**LORA, "name": "trials"}]},
+            "arms.2.name: 'trials' is used by the folder itself",
+        ),
+        (
+            {"arms": [LORA, QTHA, {**LORA, "name": "x", "match_parameters": "qtha"}]},
+            "arms.2.r: match_parameters chooses it; remove one of the two",
+        ),
+        (
+            {"arms": [LORA, QTHA, {"name": "x", "method": "vera", "match_parameters": "y"}]},
+            "arms.2.match_parameters: no other arm is called 'y'; there are: lora, qtha",
+        ),
+        (
+            {
+                "tuning": {"learning_rates": [0.1]},
+                "arms": [LORA, QTHA, {**LORA, "name": "x", "training": {"learning_rate": 1.0}}],
+            },
+            "arms.2.training.learning_rate: the tuning chooses it for every arm",
+        ),
+        ({"tuning": {"learning_rates": [0.1, 0.1]}}, "tuning.learning_rates: a learning rate"),
+        ({"training": {"early_stopping": 2}}, "training.early_stopping: the arms of a study"),
+        ({"measures": {"noise_shots": [0]}}, "measures.noise_shots: "),
+        ({"measures": {"n_row": 3}}, "measures.n_row: unknown key. Did you mean 'n_rows'?"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    assert any(line.startswith(message) for line in problems(tmp_path, **changes))
+
+
+def test_tuning_without_validation_examples_is_refused(tmp_path: Path) -> None:
+    task = study_keys(tmp_path)["tasks"][0]
+    data = {key: value for key, value in task["data"].items() if key != "n_validation"}
+    found = problems(tmp_path, tasks=[{**task, "data": data}], tuning={"learning_rates": [0.1]})
+    assert found == [
+        "tasks.0.data.n_validation: missing: the tuning is judged on validation examples"
+    ]
+
+
+def test_a_quick_variant_names_only_what_there_is(tmp_path: Path) -> None:
+    path = write_study(tmp_path, quick={"arms": ["lora", "qhta", "qtha"]})
+    with pytest.raises(RecipeError, match="none of the arms is called 'qhta'"):
+        load_study(path, is_quick=True)
+    with pytest.raises(RecipeError, match="quick: expected the keys that --quick replaces"):
+        load_study(write_study(tmp_path), is_quick=True)
+
+
+def test_a_missing_file_is_named_with_the_nearest(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    with pytest.raises(RecipeError, match=r"no such study file\. Did you mean 'tiny\.yaml'"):
+        load_study(tmp_path / "tini.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_the_studies_that_come_along_can_be_read(file: Path, is_quick: bool) -> None:
+    spec = load_study(file, is_quick=is_quick)
+    assert spec.subject in [arm.label for arm in spec.arms]
+    assert (len(spec.seeds) >= 3) != is_quick
+    assert all(task.data.n_test is not None for task in spec.tasks)

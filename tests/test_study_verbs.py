@@ -1,0 +1,75 @@
+"""`qpeft study` and `qpeft report` answer, and every mistake of a user's is one line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "study"))
+
+from tiny_study import LORA, QTHA, write_study
+
+from qpeft import cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["qpeft", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code if isinstance(ended.value.code, int) else int(bool(ended.value.code))
+
+
+@pytest.mark.parametrize("verb", ["study", "report"])
+def test_every_verb_has_help(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, verb, "--help") == 0
+    assert f"Usage: qpeft {verb}" in capsys.readouterr().out
+
+
+def test_a_plan_is_shown_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, "study", str(write_study(tmp_path)), "--plan") == 0
+    text = capsys.readouterr().out
+    assert "2 arms x 1 tasks x 2 seeds = 4 runs" in text
+    assert "896" in text
+    assert "480" in text
+    assert "qtha differs from lora in parameters: fewer of them is what is on trial" in text
+    assert "0 of 5 jobs are done; time for the rest: unknown until the first runs" in text
+    assert not (tmp_path / "study").exists()
+
+
+def test_set_and_quick_reach_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, quick={"seeds": [0]})
+    words = ["study", str(path), "--plan", "--quick", "--set", "training.steps=3", "--workers", "7"]
+    assert run(monkeypatch, *words) == 0
+    text = capsys.readouterr().out
+    assert "x 1 seeds = 2 runs" in text
+    assert "; 7 at once." in text
+    assert " 3 " in text
+
+
+def test_an_undeclared_difference_ends_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path, arms=[LORA, {**QTHA, "differs": {}}])
+    assert run(monkeypatch, "study", str(path)) == 1
+    text = capsys.readouterr().err
+    assert len(text.strip().splitlines()) == 1
+    assert "Arm 'qtha' has 480 trainable parameters" in text
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_missing_file_and_an_empty_folder_are_one_line_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "study", str(tmp_path / "nothing.yaml")) == 1
+    assert "nothing.yaml: no such study file" in capsys.readouterr().err
+    assert run(monkeypatch, "report", str(tmp_path)) == 1
+    text = capsys.readouterr().err
+    assert "holds no study. Give the output folder of one" in text
+    assert len(text.strip().splitlines()) == 1
