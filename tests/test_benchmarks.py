@@ -132,3 +132,33 @@ def test_memory_is_measured_in_a_process_of_its_own():
     script = str(FOLDER / "training_step.py")
     added, peak = memory.peaks_of_process(script, "QTHA r=4 L=1", settings)
     assert 0 < added < peak
+
+
+def test_every_table_of_the_pages_has_its_place_and_its_command():
+    everything = importlib.import_module("everything")
+    for part in everything.PARTS:
+        page = (everything.DOCS / part.page).read_text(encoding="utf-8")
+        assert page.count(f"<!-- begin: {part.name} -->\n") == 1
+        assert page.count(f"<!-- end: {part.name} -->") == 1
+        assert (FOLDER / part.command[0]).exists()
+
+
+def test_a_table_takes_the_place_of_the_old_one_alone(tmp_path):
+    everything = importlib.import_module("everything")
+    (tmp_path / "benchmarks.md").write_text(
+        "before\n<!-- begin: step -->\nold\n<!-- end: step -->\nafter\n", encoding="utf-8"
+    )
+    (part,) = (part for part in everything.PARTS if part.name == "step")
+    for text in ("new", "newer"):
+        everything.put(part, text, tmp_path)
+    written = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert written == "before\n<!-- begin: step -->\nnewer\n<!-- end: step -->\nafter\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmarks.md"]
+
+
+def test_a_page_without_the_marks_is_left_as_it_is(tmp_path):
+    everything = importlib.import_module("everything")
+    (tmp_path / "benchmarks.md").write_text("nothing here\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="no marks"):
+        everything.put(everything.PARTS[4], "new", tmp_path)
+    assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == "nothing here\n"

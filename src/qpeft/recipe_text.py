@@ -18,8 +18,15 @@ from qpeft.errors import RecipeError, did_you_mean
 Key = tuple[int | str, ...]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the keys and values of a recipe file.
+def read_yaml(
+    path: Path, kind: str = "recipe", start: str = "'qpeft init' writes one to start from"
+) -> dict[str, Any]:
+    """Return the keys and values of a recipe file, or of another kind of file.
+
+    Args:
+        path: The YAML file.
+        kind: What it should be, for messages.
+        start: How to come by one, for the message about an empty file.
 
     Raises:
         RecipeError: The file is missing, empty, not text, not YAML or not a mapping.
@@ -30,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         folder = path.parent
         there = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
         hint = did_you_mean(path.name, there) if there else ""
-        raise RecipeError([f"{path}: no such recipe file.{hint}"]) from None
+        raise RecipeError([f"{path}: no such {kind} file.{hint}"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([f"{path}: cannot be read as a text file ({error})"]) from error
     try:
@@ -38,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError([f"{path}{_yaml_problem(error)}"]) from error
     if raw is None:
-        raise RecipeError([f"{path}: the recipe is empty; 'qpeft init' writes one to start from"])
+        raise RecipeError([f"{path}: the {kind} is empty; {start}"])
     if not isinstance(raw, dict):
         raise RecipeError([f"{path}: expected keys such as 'model:' and 'data:', got {got(raw)}"])
     return raw

@@ -55,6 +55,9 @@ def study(
     planned = plan_study(spec)
     n_cores = _n_cores()
     n_workers = workers or n_workers_for(planned, n_cores, _free_memory())
+    from qpeft.study.folder import check_folder
+
+    check_folder(planned, is_quick=quick)
     _show_plan(planned, n_workers)
     if plan:
         return
@@ -64,7 +67,7 @@ def study(
     outcome = run_study(
         planned,
         n_workers=n_workers,
-        n_threads=max(n_cores // n_workers, 1),
+        n_threads=_n_threads(n_cores // n_workers),
         is_quick=quick,
         retry_failed=retry_failed,
         progress=RichProgress(console),
@@ -180,6 +183,12 @@ def _command(file: Path, quick: bool, workers: int | None, overrides: list[str])
     words = ["qpeft", "study", str(file), *(["--quick"] if quick else [])]
     words += ["--workers", str(workers)] if workers else []
     return shlex.join([*words, *(word for value in overrides for word in ("--set", value))])
+
+
+def _n_threads(n_cores: int) -> int:
+    """Return how many threads a worker on so many cores gets; OMP_NUM_THREADS has the last word."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(int(asked) if asked.isdigit() else n_cores, 1)
 
 
 def _n_cores() -> int:

@@ -36,6 +36,7 @@ FINAL: tuple[State, ...] = ("succeeded", "failed")
 """States after which a job is not begun again by itself."""
 
 _LOCK = ".lock"
+_ELSEWHERE = "Choose another folder with --set output_dir=..."
 # Keys of a study that may change while it goes on: they change no number.
 _FREE = ("evaluation.batch_size", "title")
 
@@ -48,19 +49,13 @@ def open_study(plan: StudyPlan, *, is_quick: bool) -> Path:
         is_quick: Whether it is the quick variant.
 
     Raises:
-        StudyError: The folder holds another study; names the keys that differ.
+        StudyError: The folder holds another study, or something else.
     """
     folder = plan.spec.output_dir
-    identity = json.loads(json.dumps(_identity(plan, is_quick)))
+    check_folder(plan, is_quick=is_quick)
     sessions: list[dict[str, Any]] = []
     if (folder / "study.json").exists():
-        old = read_json(folder / "study.json")
-        _check_same(folder, old["identity"], identity)
-        sessions = old["sessions"]
-    elif any(file.name != _LOCK for file in folder.iterdir()):
-        raise StudyError(
-            f"{folder} holds something, but no study. Choose another folder with --set output_dir=..."
-        )
+        sessions = read_json(folder / "study.json")["sessions"]
     # The seed and the data belong to the single runs, which write them down themselves.
     recipe = plan.spec.recipe(
         plan.spec.tasks[0], plan.spec.arms[0], plan.arms[0].adapter, plan.spec.seeds[0], folder
@@ -72,7 +67,7 @@ def open_study(plan: StudyPlan, *, is_quick: bool) -> Path:
         {
             "is_quick": is_quick,
             "n_base": plan.n_base,
-            "identity": identity,
+            "identity": _identity(plan, is_quick),
             "arms": {arm.name: _arm(plan, arm.name) for arm in plan.arms},
             "tasks": {task.name: _task(plan, task.name) for task in plan.tasks},
             "parity": [asdict(row) for row in plan.parity],
@@ -85,20 +80,42 @@ def open_study(plan: StudyPlan, *, is_quick: bool) -> Path:
     return folder
 
 
+def check_folder(plan: StudyPlan, *, is_quick: bool) -> None:
+    """Raise if the folder of a study cannot be its own; nothing is written.
+
+    Args:
+        plan: What is to be done.
+        is_quick: Whether it is the quick variant.
+
+    Raises:
+        StudyError: The folder holds another study, or something else; names the keys that differ.
+    """
+    folder = plan.spec.output_dir
+    if (folder / "study.json").exists():
+        identity = json.loads(json.dumps(_identity(plan, is_quick)))
+        _check_same(folder, read_json(folder / "study.json")["identity"], identity)
+    elif folder.is_dir() and any(file.name != _LOCK for file in folder.iterdir()):
+        raise StudyError(f"{folder} holds something, but no study. {_ELSEWHERE}")
+
+
 def study_lock(folder: Path) -> FileLock:
     """Return the lock that keeps a second process from working on the same study, taken.
 
     Raises:
-        StudyError: Another process has it.
+        StudyError: Another process has it, or the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK, timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK, timeout=0)
         lock.acquire()
     except Timeout:
         raise StudyError(
             f"Another process is at work on the study in {folder}. Wait for it or stop it first."
         ) from None
+    except OSError as error:
+        raise StudyError(
+            f"{folder} cannot be made and written to ({error.strerror}). {_ELSEWHERE}"
+        ) from error
     return lock
 
 
@@ -232,7 +249,7 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         found = "; ".join(dict.fromkeys(changed))
         raise StudyError(
             f"The study in {folder} was made with another study file: {found}. Change it back (arms, tasks and "
-            f"seeds may be added), or choose another folder with --set output_dir=..."
+            f"seeds may be added). {_ELSEWHERE}"
         )
 
 
@@ -309,5 +326,7 @@ def _job_key(content: Mapping[str, Any]) -> str:
         recipe["adapter"] = recipe["training"] = None
     measures = dict(content["measures"] or {})
     measures.pop("cache_folder", None)
-    whole = {**content, "recipe": recipe, "measures": measures}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    whole = _flat({**content, "recipe": recipe, "measures": measures})
+    # A key that a later version knows, and that is not set, makes no other job.
+    is_set = {key: value for key, value in whole.items() if value is not None}
+    return hashlib.sha256(json.dumps(is_set, sort_keys=True).encode()).hexdigest()

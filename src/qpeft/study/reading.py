@@ -34,7 +34,7 @@ def load_study(
         [0]
     """
     path = Path(path)
-    raw = _read(path)
+    raw = read_yaml(path, "study", "docs/study.md has one to start from")
     quick = raw.pop("quick", None)
     found: list[tuple[Key, str]] = []
     if is_quick:
@@ -52,16 +52,6 @@ def load_study(
     return _resolve_paths(spec, path.parent)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        folder = path.parent
-        there = [p.name for p in folder.glob("*.y*ml")] if folder.is_dir() else []
-        raise RecipeError(
-            [f"{path}: no such study file.{did_you_mean(path.name, there) if there else ''}"]
-        )
-    return read_yaml(path)
-
-
 def _apply_quick(raw: dict[str, Any], quick: Any) -> list[tuple[Key, str]]:
     """Put the quick variant in place; arms and tasks are chosen by name, mappings are merged."""
     if not isinstance(quick, Mapping):
@@ -74,17 +64,20 @@ def _apply_quick(raw: dict[str, Any], quick: Any) -> list[tuple[Key, str]]:
         if not isinstance(value, list):
             found.append((("quick", key), f"expected a list of names, got {got(value)}"))
             continue
-        there = {_name(one): one for one in raw.get(key) or []}
-        unknown = [name for name in value if name not in there]
-        for name in unknown:
-            hint = did_you_mean(str(name), map(str, there))
-            found.append((("quick", key), f"none of the {key} is called '{name}'.{hint}"))
-        raw[key] = [one for name, one in there.items() if name in value]
+        there = {arm_label(one): one for one in _listed(raw, key)}
+        names = [str(name) for name in value]
+        for name in names:
+            if name not in there:
+                hint = did_you_mean(name, map(str, there))
+                found.append((("quick", key), f"none of the {key} is called '{name}'.{hint}"))
+        raw[key] = [one for name, one in there.items() if name in names]
     return found
 
 
-def _name(one: Any) -> str | None:
-    return arm_label(one)
+def _listed(raw: Mapping[str, Any], key: str) -> list[Any]:
+    # What is no list is told by the check of the single key.
+    found = raw.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -100,7 +93,7 @@ def _share_data(raw: dict[str, Any]) -> list[tuple[Key, str]]:
     shared = raw.pop("data")
     if not isinstance(shared, Mapping):
         return [(("data",), f"expected keys that all tasks share, got {got(shared)}")]
-    for task in raw.get("tasks") or []:
+    for task in _listed(raw, "tasks"):
         if isinstance(task, dict) and isinstance(task.get("data"), Mapping):
             task["data"] = {**shared, **task["data"]}
     return []

@@ -65,7 +65,7 @@ def run_study(
     Args:
         plan: From `plan_study`.
         n_workers: Processes at once.
-        n_threads: Threads of each.
+        n_threads: Threads of each; a job that was begun before keeps those that it had.
         is_quick: Whether the plan is the quick variant.
         retry_failed: Whether failed jobs are done again.
         progress: Told how it goes; nobody by default.
@@ -183,8 +183,10 @@ class _Session:
             self._tell()
             return
         command = [sys.executable, "-m", "qpeft.study.worker", str(path)]
-        write_status(path, "running", command=command)
-        self.workers[job] = start_worker(command, path / "log.txt", self.n_threads)
+        # Another number of threads adds up in another order: a job that goes on keeps its own.
+        n_threads = read_status(path).get("n_threads", self.n_threads)
+        write_status(path, "running", command=command, n_threads=n_threads)
+        self.workers[job] = start_worker(command, path / "log.txt", n_threads)
         self.states[job] = "running"
         self._tell()
 

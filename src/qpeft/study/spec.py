@@ -51,7 +51,12 @@ _CountFromZero = Annotated[int, Strict(), Field(ge=0)]
 _Rate = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 _Name = Annotated[str, Field(pattern=r"^\w[\w.+-]*$")]
 # What stands in the study's folder, and in a task's, beside the folders of tasks and arms.
-_TAKEN_TASKS = ("method_comparison", "report")
+_TAKEN_TASKS = (
+    "method_comparison",
+    "report",
+    "samples",
+    *("study.yaml", "study.json", "rows.csv", "scores.csv", "ansatzes.json"),
+)
 _TAKEN_ARMS = (BASE_ARM, "data", "eval", "predictions", "trials")
 
 
@@ -265,7 +270,8 @@ def _arm_problems(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
             continue
         yield from _override_problems(raw, ("arms", i, "training"), arm, TrainingSpec)
         yield from _match_problems(("arms", i, "match_parameters"), arm, labels)
-        if "learning_rate" in (arm.get("training") or {}) and _rates(raw):
+        own = arm.get("training")
+        if isinstance(own, Mapping) and "learning_rate" in own and _rates(raw):
             text = "the tuning chooses it for every arm; remove it, or empty tuning.learning_rates"
             yield ("arms", i, "training", "learning_rate"), text
 

@@ -47,10 +47,30 @@ Test examples are answered as the recipe says, with the first of its `n_shots`.
         .by_angle                {gate, qubits, rms} for each angle of the circuit; empty where circuits differ
         .modules                 {module, layer, n_qubits, n_angles, rms}
     seconds                      how long each of them took
+
+Everything public is imported on first use: the modules below pull in torch and PEFT, which a study file does not
+need in order to be read.
 """
 
-from qpeft.study.measures.ansatz import measure_ansatz, measure_ansatzes
-from qpeft.study.measures.run import measure_run
-from qpeft.study.measures.spec import MeasureSpec
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qpeft.study.measures.ansatz import measure_ansatz, measure_ansatzes
+    from qpeft.study.measures.run import measure_run
+    from qpeft.study.measures.spec import MeasureSpec
 
 __all__ = ["MeasureSpec", "measure_ansatz", "measure_ansatzes", "measure_run"]
+
+_HOMES = {
+    "MeasureSpec": "spec",
+    "measure_ansatz": "ansatz",
+    "measure_ansatzes": "ansatz",
+    "measure_run": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
