@@ -128,6 +128,8 @@ def plain_words(error: Mapping[str, Any], root: type[BaseModel]) -> tuple[Key, s
         expected = f"a number above {bounds['gt']:g}"
     elif kind == "greater_than_equal":
         expected = f"a number not below {bounds['ge']:g}"
+    elif kind == "too_short" and bounds["min_length"] > 1:
+        expected = f"a list of at least {bounds['min_length']}"
     else:
         expected = next((w for k, w in _EXPECTED.items() if kind.startswith(k)), error["msg"])
     return key, f"expected {expected}, got {got(given)}"

@@ -16,7 +16,7 @@ from qpeft.study.progress import estimate_seconds, progress_line
 from qpeft.study.reading import load_study
 from qpeft.study.record import measure_circuits, read_results, write_rows
 from qpeft.study.running import done_so_far
-from qpeft.training.record import write_json, write_jsonl
+from qpeft.training.record import write_json, write_jsonl, write_text
 
 N_CIRCUITS = 4
 """Of the tiny subject, for a token: one in each of two projections of two layers."""
@@ -51,10 +51,14 @@ def write_run(plan: StudyPlan, folder: Path, arm: str, tokens: int = 500, **resu
     for step in range(1, 21):
         # The first step warms up; the eleventh comes after a validation of 50 seconds.
         seconds = 9.0 + 2 * step + (50 if step > 10 else 0)
-        metrics.append({"step": step, "loss": 3.0 - 0.1 * step, "seconds": seconds, "tokens": 1})
+        loss, seen = 3.0 - 0.1 * step, tokens * step // 20
+        metrics.append({"step": step, "loss": loss, "seconds": seconds, "tokens": seen})
         if step == 10:
             metrics.append({"step": 10, "validation_loss": 2.5, "seconds": seconds + 50})
     write_jsonl(path / arm / "metrics.jsonl", metrics)
+    write_text(path / "recipe.yaml", recipe.to_yaml())
+    hashes = {str(path / "sums.jsonl"): "abc"}
+    write_json(path / "provenance.json", {"data_hashes": hashes, "seed": 0})
     training = {
         "steps": 20,
         "steps_done": 20,
@@ -112,13 +116,53 @@ def test_what_never_ran_is_missing_and_what_was_cut_off_is_cancelled(
     assert read_results(study).base == {}
 
 
-def test_runs_on_other_tokens_are_refused(plan: StudyPlan, study: Path) -> None:
-    write_run(plan, study, "lora", tokens=500)
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        # The same sum of tokens in another order is another order of the examples.
+        (
+            "lora/metrics.jsonl",
+            '"tokens": 75}',
+            '"tokens": 76}',
+            "on 75 tokens up to step 3, but sums/lora/seed0, which it is compared with, on 76 tok",
+        ),
+        ("provenance.json", '"abc"', '"abd"', "trained on the data [0-9a-f]{12}, but sums/lora"),
+        ("provenance.json", '"seed": 0', '"seed": 1', "trained on the data"),
+        ("recipe.yaml", "n_test: 10", "n_test: 9", "trained on the data"),
+    ],
+)
+def test_runs_on_other_data_or_in_another_order_are_refused(
+    file: str, old: str, new: str, message: str, plan: StudyPlan, study: Path
+) -> None:
+    write_run(plan, study, "lora")
     assert read_results(study).rows[0].tokens == 500
-    file = study / run_folder("sums", "lora", 0) / "results.json"
-    file.write_text(file.read_text().replace('"tokens": 500', '"tokens": 501'))
-    with pytest.raises(StudyError, match="trained on 500 tokens, but sums/lora/seed0, which it is"):
+    path = study / run_folder("sums", "lora", 0) / file
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(StudyError, match=message):
         read_results(study)
+
+
+def test_an_arm_that_declares_more_steps_may_have_other_tokens_but_no_other_data(
+    plan: StudyPlan, study: Path
+) -> None:
+    record = json.loads((study / "study.json").read_text())
+    record["arms"]["qtha"]["differs"]["steps"] = "it learns slowly"
+    write_json(study / "study.json", record)
+    write_run(plan, study, "lora", tokens=501)
+    read_results(study)
+    file = study / run_folder("sums", "lora", 0) / "provenance.json"
+    file.write_text(file.read_text().replace("abc", "abd"))
+    with pytest.raises(StudyError, match="trained on the data"):
+        read_results(study)
+
+
+def test_where_the_files_lie_makes_no_other_data(plan: StudyPlan, study: Path) -> None:
+    write_run(plan, study, "lora")
+    file = study / run_folder("sums", "lora", 0) / "recipe.yaml"
+    file.write_text(file.read_text().replace("sums.jsonl", "elsewhere.jsonl"))
+    assert read_results(study).rows[0].status == "succeeded"
 
 
 def test_arms_and_tasks_are_those_of_the_plan(study: Path) -> None:

@@ -152,17 +152,17 @@ class _BoundExact:
         return compiled.evolution.expectations(rows, steps)
 
 
-def choose_form(n_qubits: int, *, is_single_upload: bool, can_compile: bool = False) -> str:
+def choose_form(n_qubits: int, *, is_single_upload: bool, is_on_cpu: bool = False) -> str:
     """Return the form in which the engine evaluates circuits of this size.
 
     Args:
         n_qubits: Number of qubits.
         is_single_upload: Data enter once, by RY on fresh qubits.
-        can_compile: The rows are on a CPU and numba is installed.
+        is_on_cpu: Where the rows are.
     """
     if is_single_upload and n_qubits in POLYNOMIAL_QUBITS:
         return "polynomial"
-    if can_compile:
+    if is_on_cpu and compiled_engine.is_available():
         return "compiled"
     return "unitary" if n_qubits <= UNITARY_QUBITS else "blocks"
 
@@ -227,7 +227,7 @@ def _plan(
     form = choose_form(
         circuit.n_qubits,
         is_single_upload=_is_single_upload(circuit),
-        can_compile=device.type == "cpu" and compiled_engine.is_available(),
+        is_on_cpu=device.type == "cpu",
     )
     if form == "compiled":
         return _Plan(form, program=compiled_engine.program_number(circuit, observables))

@@ -8,10 +8,12 @@ contracted with that matrix (r rows), which costs about r * width * chi^2 operat
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from qpeft.errors import ConfigError
 
@@ -77,18 +79,52 @@ class TensorTrain(nn.Module):
 def contract_each(
     trains: Sequence[TensorTrain], matrices: Float[Tensor, "n r inner_width"]
 ) -> Float[Tensor, "n r width"]:
-    """Contract each of n trains of the same shape with its matrix, all in the same operations."""
-    first = trains[0]
+    """Contract each of n trains of the same shape with its matrix, all in the same operations.
+
+    Backward contracts again: what lies between two products is many times larger than the cores.
+    """
+    cores = [core for train in trains for core in train.cores]
+    result: Tensor = _Contraction.apply(trains[0], matrices, *cores)
+    return result
+
+
+class _Contraction(torch.autograd.Function):
+    """The contraction of (matrices, cores of the first train, of the second, ...); keeps those alone."""
+
+    @staticmethod
+    def forward(ctx: Any, first: TensorTrain, matrices: Tensor, *cores: Tensor) -> Tensor:
+        ctx.first = first
+        ctx.save_for_backward(matrices, *cores)
+        return _contract(first, matrices, cores)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needed = ctx.needs_input_grad[1:]
+        tensors = [
+            tensor.detach().requires_grad_(needs)
+            for tensor, needs in zip(ctx.saved_tensors, needed, strict=True)
+        ]
+        with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+            result = _contract(ctx.first, tensors[0], tensors[1:])
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        grads = iter(torch.autograd.grad(result, wanted, grad))
+        return (None, *(next(grads) if needs else None for needs in needed))
+
+
+def _contract(first: TensorTrain, matrices: Tensor, cores: Sequence[Tensor]) -> Tensor:
+    """Contract; `cores` are those of all trains, one train after the other."""
     n, r, _ = matrices.shape
     padding = math.prod(first.inner_modes) - first.inner_width
     if padding:
         matrices = nn.functional.pad(matrices, (0, padding))
-    cores = [torch.stack(same) for same in zip(*(train.cores for train in trains), strict=True)]
+    k = len(first.inner_modes)
+    stacked = [torch.stack(list(cores[i::k])) for i in range(k)]
     # From the last core to the first: state is (n, r * inner modes to the left, this inner mode and
     # bond, wide modes to the right), which needs no permutation between two products.
-    state = matrices.reshape(n, -1, first.inner_modes[-1]) @ _as_matrix(cores[-1]).mT
+    state = matrices.reshape(n, -1, first.inner_modes[-1]) @ _as_matrix(stacked[-1]).mT
     n_done = first.wide_modes[-1]
-    for core in reversed(cores[:-1]):
+    for core in reversed(stacked[:-1]):
         _, _, wide, inner, bond_right = core.shape
         state = state.reshape(n, -1, inner * bond_right, n_done)
         state = _as_matrix(core)[:, None] @ state

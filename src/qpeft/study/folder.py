@@ -114,7 +114,7 @@ def study_lock(folder: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise StudyError(
-            f"{folder} cannot be made and written to ({error.strerror}). {_ELSEWHERE}"
+            f"{folder} cannot be made or written to ({error.strerror}). {_ELSEWHERE}"
         ) from error
     return lock
 
@@ -249,7 +249,7 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         found = "; ".join(dict.fromkeys(changed))
         raise StudyError(
             f"The study in {folder} was made with another study file: {found}. Change it back (arms, tasks and "
-            f"seeds may be added). {_ELSEWHERE}"
+            f"seeds may be added), or choose another folder with --set output_dir=..."
         )
 
 

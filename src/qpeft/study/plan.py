@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from peft import PeftConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from qpeft.errors import RecipeError
+from qpeft.errors import ConfigError, DataError, RecipeError
 from qpeft.recipe import AdapterSpec
 from qpeft.study.matching import match_lora
 from qpeft.study.parity import ParityRow, check_parity
@@ -185,9 +186,11 @@ def _plan_arms(spec: StudySpec, model: PreTrainedModel) -> tuple[PlannedArm, ...
         adapter, where = plain_adapter(arm), f"arms.{i}"
         if arm.match_parameters is not None:
             target = planned[arm.match_parameters].count.n_trainable
-            adapter = match_lora(model, adapter, target, where)
+            with _told_of(f"Arm '{arm.label}'"):
+                adapter = match_lora(model, adapter, target, where)
         config = build_adapter_config(adapter, where)
-        count = count_adapter(model, config)
+        with _told_of(f"Arm '{arm.label}'"):
+            count = count_adapter(model, config)
         planned[arm.label] = PlannedArm(arm.label, spec.role_of(arm), adapter, config, count)
     return tuple(planned[arm.label] for arm in spec.arms)
 
@@ -207,9 +210,21 @@ def _n_matches(spec: StudySpec, arm: ArmSpec) -> int:
 def _encode(
     spec: StudySpec, task: TaskSpec, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Splits, EncodedSplit]:
-    splits = load_splits(task.data, tokenizer.chat_template is not None)
     training = spec.training_of(task, spec.arm(spec.reference))
-    return splits, encode_split(tokenizer, splits.train, training)
+    with _told_of(f"Task '{task.name}'"):
+        splits = load_splits(task.data, tokenizer.chat_template is not None)
+        return splits, encode_split(tokenizer, splits.train, training)
+
+
+@contextmanager
+def _told_of(part: str) -> Iterator[None]:
+    """Put the arm or the task in front of an error that cannot know it."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(f"{part}: {problem}" for problem in error.problems) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{part}: {error}") from error
 
 
 def _parity_row(spec: StudySpec, task: TaskSpec, arm: PlannedArm, train: EncodedSplit) -> ParityRow:

@@ -1,6 +1,7 @@
 """Reading a study file: `--quick`, `--set`, shared data keys and paths, and every mistake at once."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load_study(
     if is_quick:
         found += _apply_quick(raw, quick)
     sources, problems = apply_overrides(raw, overrides, _SHORT_FORMS)
-    raw.setdefault("name", path.stem)
+    raw.setdefault("name", re.sub(r"[^\w.+-]+", "-", path.stem))
     folder = f"runs/{raw['name']}{'-quick' if is_quick else ''}"
     raw.setdefault("output_dir", folder)
     found += _share_data(raw)
@@ -66,11 +67,12 @@ def _apply_quick(raw: dict[str, Any], quick: Any) -> list[tuple[Key, str]]:
             continue
         there = {arm_label(one): one for one in _listed(raw, key)}
         names = [str(name) for name in value]
-        for name in names:
-            if name not in there:
-                hint = did_you_mean(name, map(str, there))
-                found.append((("quick", key), f"none of the {key} is called '{name}'.{hint}"))
-        raw[key] = [one for name, one in there.items() if name in names]
+        unknown = [name for name in names if name not in there]
+        for name in unknown:
+            hint = did_you_mean(name, map(str, there))
+            found.append((("quick", key), f"none of the {key} is called '{name}'.{hint}"))
+        if not unknown:  # else what is left would bring mistakes that are none
+            raw[key] = [one for name, one in there.items() if name in names]
     return found
 
 

@@ -24,6 +24,7 @@ from qpeft.study.results import (
     Task,
     TrialRow,
 )
+from qpeft.study.same_data import check_same_data
 from qpeft.study.spec import StudySpec
 from qpeft.study.tuning import public_state, read_trials
 from qpeft.training.record import read_jsonl
@@ -39,22 +40,28 @@ def read_results(folder: Path | str) -> StudyResults:
         folder: The study's folder.
 
     Raises:
-        StudyError: There is no study, or runs that should have had the same data had not.
+        StudyError: There is no study that can be read, or runs that should have had the same data had not.
     """
     folder = Path(folder)
     if not (folder / "study.json").exists():
         raise StudyError(
             f"{folder} holds no study. Give the output folder of one, or make it with: qpeft study FILE"
         )
-    spec = StudySpec.model_validate(yaml.safe_load((folder / "study.yaml").read_text("utf-8")))
-    record = read_json(folder / "study.json")
+    try:
+        spec = StudySpec.model_validate(yaml.safe_load((folder / "study.yaml").read_text("utf-8")))
+        record = read_json(folder / "study.json")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise StudyError(
+            f"{folder} holds a study that cannot be read ({type(error).__name__}): its study.yaml and study.json "
+            f"were changed by hand, or written by another version of qpeft. Run the study again with this one."
+        ) from error
     rows = tuple(
         _read_run(folder, spec, record, task.name, arm.label, seed)
         for task in spec.tasks
         for arm in spec.arms
         for seed in spec.seeds
     )
-    _check_same_data(record, rows)
+    check_same_data(folder, record, rows)
     base = {task.name: _read_base(folder, spec, task.name) for task in spec.tasks}
     return StudyResults(
         name=spec.name,
@@ -244,20 +251,6 @@ def _circuits(own: Mapping[str, Any], arm: Mapping[str, Any], tokens: int | None
     if "jobs" in own:
         return sum(total["sent"]["n_circuits"] for total in own["jobs"])
     return None if tokens is None else int(arm["count"]["n_circuits"]) * tokens
-
-
-def _check_same_data(record: Mapping[str, Any], rows: Sequence[RunRow]) -> None:
-    """Raise if runs that were planned on the same tokens had not the same number of them."""
-    done = {(r.task, r.arm, r.seed): r for r in rows if r.status == "succeeded"}
-    for (task, arm, seed), row in done.items():
-        other = done.get((task, record["arms"][arm]["compared_with"], seed))
-        is_declared = {"tokens", "steps", "batch_size"} & set(record["arms"][arm]["differs"])
-        if other is not None and not is_declared and row.tokens != other.tokens:
-            raise StudyError(
-                f"The run {row.folder} was trained on {row.tokens:,} tokens, but {other.folder}, which it is "
-                f"compared with, on {other.tokens:,}. They had not the same batches: delete the wrong folder and "
-                f"run the study again."
-            )
 
 
 def _trials(folder: Path, spec: StudySpec) -> tuple[TrialRow, ...]:

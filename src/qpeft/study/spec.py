@@ -300,10 +300,27 @@ def _part_problems(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
             yield (part,), f"no arm is called '{name}'; there are: {', '.join(labels)}"
     if isinstance(raw.get("subject"), str) and raw["subject"] == raw.get("reference"):
         yield ("reference",), "is the subject itself; name the arm that it is measured against"
-    for i, arm in enumerate(_listed(raw, "arms")):
-        is_part = arm_label(arm) in (raw.get("subject"), raw.get("reference"))
-        if isinstance(arm, Mapping) and arm.get("control") is True and is_part:
+    arms = _listed(raw, "arms")
+    methods = {arm_label(arm): _method(arm) for arm in arms}
+    subject = methods.get(str(raw.get("subject")))
+    for i, arm in enumerate(arms):
+        if not isinstance(arm, Mapping) or arm.get("control") is not True:
+            continue
+        if arm_label(arm) in (raw.get("subject"), raw.get("reference")):
             yield ("arms", i, "control"), "the subject and the reference are no controls; remove it"
+        elif subject is not None and _method(arm) != subject:
+            yield (
+                ("arms", i, "control"),
+                f"a control is the subject with its circuit exchanged, so its method is {subject}, "
+                f"not {_method(arm)}; remove 'control', and it is compared with the reference",
+            )
+
+
+def _method(arm: Any) -> str | None:
+    method = arm if isinstance(arm, str) else None
+    if isinstance(arm, Mapping):
+        method = arm.get("method")
+    return None if method is None else str(method).lower()
 
 
 def _task_problems(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
@@ -333,7 +350,9 @@ def _task_problems(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
 
 def _tuning_problems(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
     rates = _rates(raw)
-    if len(set(map(str, rates))) < len(rates):
+    # As the trials' folders are called: six digits.
+    named = [f"{rate:g}" if isinstance(rate, int | float) else str(rate) for rate in rates]
+    if len(set(named)) < len(named):
         yield ("tuning", "learning_rates"), "a learning rate stands here twice"
     training = raw.get("training")
     if isinstance(training, Mapping) and training.get("early_stopping") is not None:
