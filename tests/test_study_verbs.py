@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).parent / "study"))
 
 from tiny_study import LORA, QTHA, write_study
 
-from qpeft import cli
+from qpeft import cli, study_verbs
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -33,7 +33,10 @@ def test_a_plan_is_shown_and_nothing_is_written(
     monkeypatch.setenv("COLUMNS", "80")
     assert run(monkeypatch, "study", str(write_study(tmp_path)), "--plan") == 0
     text = capsys.readouterr().out
-    assert "2 arms x 1 tasks x 2 seeds = 4 runs" in text
+    assert (
+        "2 arms x 1 task x 2 seeds = 4 runs, 0 trials of learning rates, 1 evaluation of the"
+        in text
+    )
     assert "896" in text
     assert "480" in text
     assert "qtha differs from lora in parameters: fewer of them is what is on trial" in text
@@ -48,7 +51,7 @@ def test_set_and_quick_reach_the_study(
     words = ["study", str(path), "--plan", "--quick", "--set", "training.steps=3", "--workers", "7"]
     assert run(monkeypatch, *words) == 0
     text = capsys.readouterr().out
-    assert "x 1 seeds = 2 runs" in text
+    assert "x 1 seed = 2 runs" in text
     assert "; 7 at once." in text
     assert " 3 " in text
 
@@ -62,6 +65,25 @@ def test_an_undeclared_difference_ends_before_anything_runs(
     assert len(text.strip().splitlines()) == 1
     assert "Arm 'qtha' has 480 trainable parameters" in text
     assert not (tmp_path / "study").exists()
+
+
+def test_a_plan_in_the_folder_of_another_study_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "thesis.txt").touch()
+    assert run(monkeypatch, "study", str(write_study(tmp_path)), "--plan") == 1
+    found = capsys.readouterr()
+    assert "holds something, but no study" in found.err
+    assert found.out == ""
+
+
+@pytest.mark.parametrize(("asked", "n_threads"), [("3", 3), ("", 2), ("0", 1), ("4,2", 2)])
+def test_the_environments_number_of_threads_has_the_last_word(
+    asked: str, n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert study_verbs._n_threads(2) == n_threads
 
 
 def test_a_missing_file_and_an_empty_folder_are_one_line_each(

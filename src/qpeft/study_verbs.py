@@ -115,9 +115,10 @@ def _show_plan(plan: "StudyPlan", n_workers: int) -> None:
     spec = plan.spec
     counts = {kind: sum(job.kind == kind for job in plan.jobs) for kind in ("trial", "run")}
     console.print(
-        f"{len(plan.arms)} arms x {len(plan.tasks)} tasks x {len(spec.seeds)} seeds = {counts['run']} runs, "
-        f"{counts['trial']} trials of learning rates, {len(plan.tasks)} evaluations of the base model; "
-        f"{n_workers} at once.",
+        f"{_counted(len(plan.arms), 'arm')} x {_counted(len(plan.tasks), 'task')} x "
+        f"{_counted(len(spec.seeds), 'seed')} = {_counted(counts['run'], 'run')}, "
+        f"{_counted(counts['trial'], 'trial')} of learning rates, "
+        f"{_counted(len(plan.tasks), 'evaluation')} of the base model; {n_workers} at once.",
         soft_wrap=True,
     )
     for task in plan.tasks:
@@ -134,6 +135,10 @@ def _show_plan(plan: "StudyPlan", n_workers: int) -> None:
     n_done = sum(state == "succeeded" for state in states.values())
     console.print(f"Folder: {spec.output_dir}", soft_wrap=True, highlight=False)
     console.print(f"{n_done} of {len(states)} jobs are done; time for the rest: {time}.")
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
 def _parity_table(plan: "StudyPlan", task: str) -> Table:
@@ -170,10 +175,12 @@ def _show_outcome(outcome: "StudyOutcome", command: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     n_left = outcome.n_jobs - outcome.n_succeeded - outcome.n_failed
     if outcome.n_failed:
-        text = f"{outcome.n_failed} jobs failed (see status.json and log.txt in their folders). Again: "
+        failed = _counted(outcome.n_failed, "job")
+        text = f"{failed} failed (see status.json and log.txt in their folders). Again: "
         console.print(text + f"{command} --retry-failed", markup=False, soft_wrap=True)
     if n_left:
-        text = f"{n_left} jobs were cut off or wait for one that was. Go on with: {command}"
+        left = _counted(n_left, "job")
+        text = f"{left} cut off, or waiting for one that was. Go on with: {command}"
         console.print(text, markup=False, soft_wrap=True)
     if outcome.n_failed or n_left:
         raise typer.Exit(EXIT_ERROR)

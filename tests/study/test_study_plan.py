@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import LORA, QTHA, write_study
+from tiny_study import LORA, QTHA, study_keys, write_study
 
-from qpeft.errors import RecipeError, StudyError
+from qpeft.errors import ConfigError, DataError, RecipeError, StudyError
 from qpeft.recipe import AdapterSpec, ModelSpec
 from qpeft.study.matching import match_lora
 from qpeft.study.plan import StudyPlan, n_workers_for, plan_study
@@ -116,6 +116,17 @@ def test_what_cannot_be_matched_is_refused(tmp_path: Path) -> None:
     adapter = AdapterSpec(method="lora", options={"target_modules": ["q_proj"]})
     with pytest.raises(StudyError, match="LoRA of rank 1 has 128 parameters on these layers"):
         match_lora(model, adapter, 100)
+
+
+def test_what_only_the_model_or_the_data_can_tell_is_told_with_the_arm_or_task(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ConfigError, match=r"^Arm 'qtha': target_modules: no module of the model"):
+        plan(tmp_path, arms=[LORA, {**QTHA, "target_modules": ["nothing"]}])
+    task = study_keys(tmp_path)["tasks"][0]
+    for key, value in (("n_test", 10**6), ("prompt", "{nothing}")):
+        with pytest.raises(DataError, match=r"^Task 'sums': data"):
+            plan(tmp_path, tasks=[{**task, "data": {**task["data"], key: value}}])
 
 
 def test_arms_that_match_each_other_are_refused(tmp_path: Path) -> None:

@@ -286,6 +286,12 @@ def test_time_left_is_read_off_the_jobs_that_are_done(plan: StudyPlan, study: Pa
     assert estimate_seconds(moved, study, known, 1) == 100.0
 
 
+def test_a_study_that_cannot_be_read_is_one_line(study: Path) -> None:
+    (study / "study.json").write_text("{")
+    with pytest.raises(StudyError, match=r"holds a study that cannot be read \(JSONDecodeError\)"):
+        read_results(study)
+
+
 def test_no_study_is_an_error_that_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no study"):
         read_results(tmp_path)

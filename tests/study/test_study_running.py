@@ -1,12 +1,7 @@
 """Jobs are done once, go on where they were, and stay visible when they fail."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,7 @@ from tiny_study import LORA, QTHA, write_study
 from qpeft.errors import StudyError
 from qpeft.recipe import Recipe
 from qpeft.study import running, worker
-from qpeft.study.folder import read_status
+from qpeft.study.folder import begin_job, read_status
 from qpeft.study.plan import plan_study
 from qpeft.study.reading import load_study
 from qpeft.study.record import read_results
@@ -26,7 +21,6 @@ from qpeft.study.results import TrialRow
 from qpeft.study.running import StudyOutcome, run_study
 from qpeft.study.tuning import choose_rate
 from qpeft.training import train
-from qpeft.training.record import read_jsonl
 
 TUNING = {"learning_rates": [0.01, 0.03], "steps": 3}
 
@@ -205,6 +199,23 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
         do(path)
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    (tmp_path / "study").touch()
+    with pytest.raises(StudyError, match=r"study cannot be made or written to \(File exists\)"):
+        do(path)
+
+
+def test_a_key_that_a_later_version_adds_unset_makes_no_other_job(a_copy: Path) -> None:
+    run = a_copy / "study" / "sums" / "lora" / "seed0"
+    content = json.loads((run / "job.json").read_text())
+    content["recipe"]["training"]["from_the_future"] = None
+    assert begin_job(run, content, retry_failed=False) == "succeeded"
+    content["recipe"]["training"]["from_the_future"] = 1
+    assert begin_job(run, content, retry_failed=False) == "waiting"
+    assert not (run / "results.json").exists()
+
+
 def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     lock = running.study_lock(tmp_path / "study")
@@ -261,8 +272,8 @@ def test_an_interrupted_run_is_cancelled_and_done_by_the_next_session(
 ) -> None:
     path = write_study(tmp_path, seeds=[0], training=SHORT)
 
-    def interrupted(folder: Path) -> int | None:
-        return None if folder.parent.name == "qtha" else real(folder)
+    def interrupted(folder: Path) -> bool:
+        return False if folder.parent.name == "qtha" else real(folder)
 
     real = worker.do_job
     with monkeypatch.context() as patch:
@@ -279,7 +290,7 @@ def test_a_job_that_goes_on_keeps_its_threads_and_so_its_rounding(
     tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_study(tmp_path, seeds=[0], training=SHORT)
-    monkeypatch.setattr(worker, "do_job", lambda _folder: None)
+    monkeypatch.setattr(worker, "do_job", lambda _folder: False)
     do(path, n_threads=3)
     (tmp_path / "study" / "sums" / "qtha" / "seed0" / "status.json").unlink()
     InThisProcess.n_threads.clear()
@@ -288,123 +299,27 @@ def test_a_job_that_goes_on_keeps_its_threads_and_so_its_rounding(
     assert InThisProcess.n_threads == [3, 3, 2]
 
 
-def _fails_for(arm: str, real: Callable[[Path], int | None]) -> Callable[[Path], int | None]:
-    def job(folder: Path) -> int | None:
+def test_a_run_that_had_only_its_measures_left_keeps_the_peak_of_its_training(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(tmp_path, seeds=[0], training=SHORT)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "_measure", interrupted)
+        patch.setattr(worker, "peak_memory", lambda: 10**12)
+        outcome = do(path)
+    assert (outcome.n_succeeded, outcome.n_failed) == (1, 0)
+    assert do(path).n_succeeded == 3
+    assert [row.peak_memory for row in read_results(tmp_path / "study").rows] == [10**12] * 2
+
+
+def _fails_for(arm: str, real: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    def job(folder: Path) -> bool:
         if arm in folder.parts:
             raise StudyError("the chip is on fire")
         return real(folder)
 
     return job
-
-
-# ---- with real processes -------------------------------------------------------------------
-
-
-def start(path: Path, *words: str, n_threads: int = 1) -> subprocess.Popen[bytes]:
-    code = "import sys; from qpeft.cli import main; sys.argv[0] = 'qpeft'; main()"
-    with path.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, "study", str(path), "--workers", "1", *words],
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "OMP_NUM_THREADS": str(n_threads)},
-        )
-
-
-def await_file(path: Path, process: subprocess.Popen[bytes], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"the study ended before {path} was there"
-        assert time.monotonic() < deadline, f"{path} was never there"
-        time.sleep(0.05)
-
-
-def uninterrupted(run: Path, folder: Path) -> Path:
-    """Do a run once more, in one go and with as many threads, and return its folder."""
-    job = json.loads((run / "job.json").read_text())
-    job["recipe"]["output_dir"] = str(folder)
-    folder.mkdir()
-    (folder / "job.json").write_text(json.dumps({**job, "measures": None}))
-    process = running.start_worker(
-        [sys.executable, "-m", "qpeft.study.worker", str(folder)],
-        folder / "log.txt",
-        read_status(run)["n_threads"],
-    )
-    assert process.wait(timeout=600) == 0
-    return folder
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
-def test_a_study_that_was_ended_goes_on_to_the_same_numbers(
-    ending: signal.Signals, tmp_path: Path
-) -> None:
-    longer = {"steps": 60, "save_every": 2, "evaluate_every": 20}
-    path = write_study(tmp_path, seeds=[0], training=longer)
-    study = tmp_path / "study"
-    process = start(path, n_threads=2)
-    checkpoint = study / "sums" / "lora" / "seed0" / "lora" / "checkpoints" / "checkpoint-4"
-    await_file(checkpoint / "trainer_state.json", process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(ending)
-    code = process.wait(timeout=120)
-    assert code == (-9 if ending == signal.SIGKILL else 130)
-    deadline = time.monotonic() + 20
-    while any(is_alive(int(child)) for child in children):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
-        time.sleep(0.1)
-    if ending == signal.SIGINT:
-        assert f"qpeft study {path}" in path.with_suffix(".log").read_text()
-        assert read_results(study).rows[0].status == "cancelled"
-    assert start(path).wait(timeout=600) == 0
-    row = read_results(study).rows[0]
-    assert [step for step, _ in row.losses] == list(range(1, 61))
-    whole = uninterrupted(study / row.folder, tmp_path / "whole")
-    lines = read_jsonl(whole / "lora" / "metrics.jsonl")
-    assert [loss for _, loss in row.losses] == [line["loss"] for line in lines if "loss" in line]
-    ours, theirs = (
-        load_file(folder / "lora" / "adapter_model.safetensors")
-        for folder in (study / row.folder, whole)
-    )
-    assert all(ours[name].equal(theirs[name]) for name in theirs)
-
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_is_cancelled_and_the_others_go_on(tmp_path: Path) -> None:
-    path = write_study(tmp_path, seeds=[0], training={"steps": 60, "save_every": 2})
-    process = start(path)
-    log = tmp_path / "study" / "sums" / "lora" / "seed0" / "lora" / "metrics.jsonl"
-    await_file(log, process)
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
-    assert process.wait(timeout=600) == 1
-    lora, qtha = read_results(tmp_path / "study").rows
-    assert (lora.status, qtha.status) == ("cancelled", "succeeded")
-    assert lora.error is not None
-    assert "SIGKILL" in lora.error
-    assert start(path).wait(timeout=600) == 0
-
-
-@pytest.mark.slow
-def test_peak_memory_is_the_runs_own_and_a_loss_that_is_no_number_fails_the_run(
-    tmp_path: Path,
-) -> None:
-    wild = {**LORA, "name": "wild", "training": {"learning_rate": 1e38}}
-    wild["differs"] = {"training": "shows what becomes of a run that diverges"}
-    path = write_study(tmp_path, seeds=[0], arms=[LORA, QTHA, wild])
-    assert start(path).wait(timeout=600) == 1
-    lora, _, failed = read_results(tmp_path / "study").rows
-    assert lora.peak_memory is not None
-    assert 10**8 < lora.peak_memory < 3 * 10**9
-    assert failed.status == "failed"
-    assert failed.error is not None
-    assert "loss is" in failed.error
-    assert "The loss is" in (tmp_path / "study" / failed.folder / "log.txt").read_text()

@@ -1,5 +1,7 @@
 """A study file is read with all its mistakes at once, and its quick variant is a smaller study."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,21 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
             "arms.2.training.learning_rate: the tuning chooses it for every arm",
         ),
         ({"tuning": {"learning_rates": [0.1, 0.1]}}, "tuning.learning_rates: a learning rate"),
+        # Their trials would have the same folder.
+        ({"tuning": {"learning_rates": [0.1, 0.1000000001]}}, "tuning.learning_rates: a learning"),
+        (
+            {"arms": [LORA, QTHA, {**LORA, "name": "x", "control": True}]},
+            "arms.2.control: a control is the subject with its circuit exchanged, so its method is qtha",
+        ),
+        ({"arms": [LORA]}, "arms: expected a list of at least 2, got "),
+        ({"arms": 3}, "arms: expected a list, got 3"),
+        ({"tasks": 3, "data": {"n_train": 3}}, "tasks: expected a list, got 3"),
+        ({"arms": [LORA, {**QTHA, "training": 3}]}, "arms.1.training: expected keys with values"),
+        ({"name": "../up"}, "name: expected a name of letters, digits, "),
+        (
+            {"arms": [LORA, QTHA, {**LORA, "name": "a/b"}]},
+            "arms.2.name: expected a name of letters",
+        ),
         ({"training": {"early_stopping": 2}}, "training.early_stopping: the arms of a study"),
         ({"measures": {"noise_shots": [0]}}, "measures.noise_shots: "),
         ({"measures": {"n_row": 3}}, "measures.n_row: unknown key. Did you mean 'n_rows'?"),
@@ -158,10 +175,47 @@ def test_tuning_without_validation_examples_is_refused(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("a/b", "tasks.0.name: expected a name"), ("samples", "tasks.0.name: 'samples' is used by")],
+)
+def test_a_task_whose_name_cannot_be_a_folders_is_refused(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    task = {**study_keys(tmp_path)["tasks"][0], "name": name}
+    assert [line[: len(message)] for line in problems(tmp_path, tasks=[task])] == [message]
+
+
+def test_a_file_without_a_name_lends_its_own_without_blanks(tmp_path: Path) -> None:
+    path = write_study(tmp_path, name=None)
+    keys = yaml.safe_load(path.read_text())
+    del keys["name"]
+    (tmp_path / "my study.yaml").write_text(yaml.safe_dump(keys))
+    assert load_study(tmp_path / "my study.yaml").name == "my-study"
+
+
+def test_an_empty_file_is_called_a_study(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").touch()
+    with pytest.raises(
+        RecipeError, match=r"empty\.yaml: the study is empty; docs/study\.md has one"
+    ):
+        load_study(tmp_path / "empty.yaml")
+
+
+def test_a_study_file_is_read_without_the_heavy_packages() -> None:
+    code = "import sys; import qpeft.study.reading; print({'torch', 'peft'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_a_quick_variant_names_only_what_there_is(tmp_path: Path) -> None:
     path = write_study(tmp_path, quick={"arms": ["lora", "qhta", "qtha"]})
-    with pytest.raises(RecipeError, match="none of the arms is called 'qhta'"):
+    with pytest.raises(RecipeError, match="none of the arms is called 'qhta'") as caught:
         load_study(path, is_quick=True)
+    assert len(caught.value.problems) == 1
+    for quick in ({"arms": 3}, {"tasks": [{"name": "x"}]}):
+        with pytest.raises(RecipeError, match=r"tiny\.yaml: quick\.(arms|tasks): "):
+            load_study(write_study(tmp_path, quick=quick), is_quick=True)
     with pytest.raises(RecipeError, match="quick: expected the keys that --quick replaces"):
         load_study(write_study(tmp_path), is_quick=True)
 

@@ -60,7 +60,9 @@ def open_study(plan: StudyPlan, *, is_quick: bool) -> Path:
     recipe = plan.spec.recipe(
         plan.spec.tasks[0], plan.spec.arms[0], plan.arms[0].adapter, plan.spec.seeds[0], folder
     )
-    sessions.append(describe_provenance(recipe, {}))
+    session = describe_provenance(recipe, {})
+    del session["n_threads"]  # of this process, which trains nothing
+    sessions.append(session)
     write_text(folder / "study.yaml", plan.spec.to_yaml())
     write_json(
         folder / "study.json",
@@ -153,11 +155,22 @@ def write_status(folder: Path, state: State, **more: Any) -> None:
     """Write how a job is; what was written before and is not named now stays."""
     old = read_status(folder)
     if state == "running":
-        old = {"seconds_before": seconds_of(old), "attempts": old.get("attempts", 0) + 1}
+        kept = {key: old[key] for key in ("peak_memory",) if key in old}
+        old = {**kept, "seconds_before": seconds_of(old), "attempts": old.get("attempts", 0) + 1}
         more |= {"started": now(), "error": None}
     else:
         more |= {"ended": now()}
     write_json(folder / "status.json", {**old, "status": state, **more})
+
+
+def note_peak_memory(folder: Path, n_bytes: int) -> None:
+    """Write down the peak memory of a job's attempt; the largest of its attempts stays.
+
+    An attempt that only had the measures left to do says little.
+    """
+    status = read_status(folder)
+    peak = max(n_bytes, status.get("peak_memory") or 0)
+    write_json(folder / "status.json", {**status, "peak_memory": peak})
 
 
 def seconds_of(status: Mapping[str, Any]) -> float:

@@ -26,49 +26,54 @@ def main(arguments: list[str]) -> int:
     from qpeft.errors import QpeftError
     from qpeft.study.folder import write_status
 
+    is_done = False
     # A worker that outlived its parent by a moment still has the folder.
     with FileLock(folder / ".lock"):
         try:
-            peak = do_job(folder)
+            is_done = do_job(folder)
         except (QpeftError, OSError) as error:
             text = " ".join(str(error).split())
             print(f"qpeft: {text}", file=sys.stderr)
-            write_status(folder, "failed", error=text, peak_memory=peak_memory())
+            write_status(folder, "failed", error=text)
             return EXIT_FAILED
         except KeyboardInterrupt:
-            peak = None
-        if peak is None:
+            pass
+        if not is_done:
             write_status(folder, "cancelled", error="interrupted; the same command goes on")
             return EXIT_INTERRUPTED
-        write_status(folder, "succeeded", peak_memory=peak)
+        write_status(folder, "succeeded")
     return 0
 
 
-def do_job(folder: Path) -> int | None:
+def do_job(folder: Path) -> bool:
     """Train and measure, or evaluate the base model, as job.json says.
 
     Args:
-        folder: The job's own.
+        folder: The job's own; the peak memory of training and evaluation goes into its status.
 
     Returns:
-        The peak memory of training and evaluation, in bytes; None if Ctrl-C ended it.
+        Whether it is done; False if Ctrl-C ended it.
 
     Raises:
         QpeftError: Anything that the user can put right.
     """
     from qpeft.recipe import Recipe
+    from qpeft.study.folder import note_peak_memory
     from qpeft.training import evaluate_base, train
 
     job: dict[str, Any] = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     recipe = Recipe.model_validate(job["recipe"])
-    if job["kind"] == "base":
-        evaluate_base(recipe, folder)
-    elif train(recipe, resume=True).is_interrupted:
-        return None
-    peak = peak_memory()  # before the measures: they are the study's, not the method's
+    try:
+        if job["kind"] == "base":
+            evaluate_base(recipe, folder)
+        elif train(recipe, resume=True).is_interrupted:
+            return False
+    finally:
+        # Before the measures: they are the study's, not the method's.
+        note_peak_memory(folder, peak_memory())
     if job["measures"] is not None:
         _measure(folder, recipe, job)
-    return peak
+    return True
 
 
 def _measure(folder: Path, recipe: Any, job: dict[str, Any]) -> None:
