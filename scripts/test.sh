@@ -16,4 +16,6 @@ run ruff format --check .
 run ruff check .
 run mypy
 run lint-imports
-run python -m pytest "${marks[@]}" "$@"
+# One worker a core, each with one thread; the tests of a file stay together.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+run python -m pytest -n auto --dist loadfile "${marks[@]}" "$@"
