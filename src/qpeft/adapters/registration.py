@@ -78,9 +78,9 @@ def default_targets(model_type: str, model: nn.Module) -> list[str] | str:
         if isinstance(module, nn.Linear | Conv1D)
     }
     fitting = sorted(name for name in layers if _QUERY_OR_VALUE.fullmatch(name))
-    advice = f"target_modules={fitting} adapts its query and value projections" if fitting else ""
+    advice = f"target_modules={fitting} adapts its query and value projections; " if fitting else ""
     raise ConfigError(
-        f"PEFT knows no default target_modules for models of type '{model_type}'. Pass some: "
-        f"{advice or 'target_modules takes a list'}; linear layers here are "
-        f"{', '.join(sorted(layers)) or 'none'}; 'all-linear' means all but the head."
+        f"Please specify `target_modules`: PEFT knows no default ones for models of type "
+        f"'{model_type}'. {advice}linear layers here are {', '.join(sorted(layers)) or 'none'}; "
+        f"'all-linear' means all but the head."
     )
