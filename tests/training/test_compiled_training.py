@@ -51,10 +51,8 @@ def test_forward_is_compiled_within_the_block_only(monkeypatch: pytest.MonkeyPat
     assert all("forward" not in vars(layer) for layer in deep.layers)
 
 
-def test_without_a_compiler_nothing_is_trained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+@torch._inductor.config.patch("cpp.cxx", ("no-such-compiler",))
+def test_without_a_compiler_nothing_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
         check_compiler(torch.device("cpu"))
     check_compiler(torch.device("cuda"))
