@@ -41,10 +41,11 @@ class Part:
 
 LAYER = ("quantum_layer.py", "--rounds", "5")
 PARTS = (
-    Part("layer", "engine.md", (*LAYER, "--qubits", "2", "4", "6", "8", "10", "12")),
+    Part("layer", "engine.md", (*LAYER, "--qubits", "2", "4", "6", "8", "10")),
     Part("layer-depth", "engine.md", (*LAYER, "--qubits", "4", "8", "--layers", "1", "4", "10")),
     Part("layer-128-rows", "engine.md", (*LAYER, "--qubits", "4", "8", "--rows", "128")),
     Part("layer-4096-rows", "engine.md", (*LAYER, "--qubits", "4", "8", "--rows", "4096")),
+    Part("layer-12", "engine.md", (*LAYER, "--qubits", "12", "--no-memory")),
     Part("step", "benchmarks.md", ("training_step.py", "--sections", "step", "--rounds", "5")),
     Part(
         "growth",
