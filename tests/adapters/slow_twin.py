@@ -57,10 +57,16 @@ def dense(cores: list[Array]) -> Array:
 
 def core_of(weights: dict[str, Array], config: QthaConfig, z: Array) -> Array:
     """Return q for one row z, group by group."""
-    groups = np.split(z, config.groups)
+    groups = np.split(mapped(z, config.angle_map), config.groups)
     return np.concatenate(
         [core_of_group(weights, config, g, part) for g, part in enumerate(groups)]
     )
+
+
+def mapped(z: Array, angle_map: str) -> Array:
+    if angle_map == "tanh":
+        return np.pi * np.tanh(z)
+    return z / np.sqrt(np.mean(z**2)) if angle_map == "rms" else z
 
 
 def core_of_group(weights: dict[str, Array], config: QthaConfig, group: int, z: Array) -> Array:
@@ -75,11 +81,10 @@ def core_of_group(weights: dict[str, Array], config: QthaConfig, group: int, z: 
             fourier_term(choice, z) for choice in fourier_choices(circuit.n_uploads(), len(z))
         ]
         return np.array(features) @ weights["core.coefficients"][group]
-    angles = np.pi * np.tanh(z) if config.angle_map == "tanh" else z
     bound = get_backend("reference").bind(
         circuit, z_on_each(len(z)), torch.from_numpy(weights["core.angles"][group])
     )
-    return bound(torch.from_numpy(angles)[None])[0].numpy()
+    return bound(torch.from_numpy(z)[None])[0].numpy()
 
 
 def fourier_choices(n_uploads: int, n: int) -> Any:

@@ -15,6 +15,8 @@ VARIANTS = [
     {"core": "quantum", "ansatz": "reupload_v1", "n_layers": 2},
     {"core": "quantum", "ansatz": "encode_once", "n_layers": 2, "fusion": "hadamard"},
     {"core": "quantum", "groups": 2, "n_layers": 2, "angle_map": "tanh"},
+    {"core": "quantum", "groups": 2, "angle_map": "rms"},
+    {"core": "quantum", "fusion": "hadamard", "angle_map": "rms"},
     {"core": "quantum", "alpha": 3.0, "r": 3},
     {"core": "quantum", "n_cores": 3, "bond_dim": 3, "inner_width": 10},
     {"core": "quantum", "n_cores": 1},
@@ -25,12 +27,14 @@ VARIANTS = [
     {"core": "none", "fusion": "hadamard"},
     {"core": "mlp", "n_layers": 2},
     {"core": "mlp", "groups": 2, "fusion": "hadamard"},
+    {"core": "mlp", "groups": 2, "angle_map": "rms"},
     {"core": "product"},
     {"core": "product", "fusion": "hadamard", "n_layers": 2, "groups": 2},
     {"core": "frozen", "n_layers": 2},
     {"core": "frozen", "fusion": "hadamard", "ansatz": "encode_once"},
     {"core": "fourier", "r": 3, "n_layers": 2},
     {"core": "fourier", "groups": 2, "fusion": "hadamard"},
+    {"core": "fourier", "r": 2, "angle_map": "rms"},
 ]
 
 

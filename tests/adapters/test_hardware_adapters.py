@@ -106,7 +106,7 @@ def test_moving_refuses_what_cannot_be_and_changes_nothing(remote: dict[str, Any
     assert model.peft_config["default"].backend == "exact"
 
 
-@pytest.mark.parametrize("angle_map", ["raw", "tanh"])
+@pytest.mark.parametrize("angle_map", ["raw", "tanh", "rms"])
 @pytest.mark.parametrize("where", ["exact", "noisy", "fake_remote"])
 def test_an_exported_adapter_gives_the_same_outputs(
     where: str, angle_map: str, tmp_path: Path, remote: dict[str, Any]

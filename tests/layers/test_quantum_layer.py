@@ -65,6 +65,18 @@ def test_tanh_map_bounds_the_angles_to_half_a_turn() -> None:
     torch.testing.assert_close(mapped(inputs), raw(math.pi * torch.tanh(inputs)))
 
 
+def test_rms_map_forgets_the_scale_of_a_row_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    mapped = QuantumLayer(4, groups=2, angle_map="rms").double()
+    raw = QuantumLayer(4, groups=2).double()
+    raw.load_state_dict(mapped.state_dict())
+    inputs = torch.randn(5, 4, dtype=torch.float64)
+    torch.testing.assert_close(mapped(inputs), mapped(0.01 * inputs), rtol=0, atol=1e-6)
+    unit = inputs / inputs.square().mean(dim=-1, keepdim=True).sqrt()
+    torch.testing.assert_close(mapped(inputs), raw(unit), rtol=0, atol=1e-7)
+    assert torch.isfinite(mapped(torch.zeros(1, 4, dtype=torch.float64))).all()
+
+
 @pytest.mark.parametrize(("kind", "bound"), [("uniform", math.pi), ("small", 0.1)])
 def test_angles_start_in_their_interval(kind: str, bound: float) -> None:
     torch.manual_seed(0)

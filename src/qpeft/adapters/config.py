@@ -8,9 +8,10 @@ from peft.config import PeftConfig
 from qpeft.adapters.registration import add_peft_type
 from qpeft.circuits import ANSATZE
 from qpeft.errors import ConfigError, did_you_mean
+from qpeft.layers.controls import ANGLE_MAPS
 from qpeft.layers.evaluation import EXACT, GRADIENTS, Evaluation
 from qpeft.layers.gradients import RULES
-from qpeft.layers.quantum import ANGLE_INITS, ANGLE_MAPS
+from qpeft.layers.quantum import ANGLE_INITS
 
 CORES = ("quantum", "none", "mlp", "product", "frozen", "fourier")
 FUSIONS = ("linear", "hadamard")
@@ -38,7 +39,8 @@ class QthaConfig(PeftConfig):
         core: "quantum", or a control in the circuit's place: "none", "mlp", "product", "frozen" or
             "fourier".
         groups: Blocks of r / groups qubits that never interact.
-        angle_map: "raw", or "tanh" for angles pi * tanh(z).
+        angle_map: What is done to z on its way into the core: nothing ("raw"), pi * tanh(z) ("tanh"), or
+            z divided by its root mean square over the r inputs ("rms").
         angle_init: "uniform" in (-pi, pi) or "small".
         inner_width: w, the width between the tensor trains and the dense r-dimensional part.
         bond_dim: chi, the tensor trains' bond dimension.

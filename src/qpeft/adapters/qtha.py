@@ -194,7 +194,7 @@ def build_core(
     circuit = build_ansatz(config.ansatz, n, config.n_layers, is_entangled=is_entangled)
     if config.core == "mlp":
         # n inputs, n outputs and h hidden units have 2 n h parameters: as many as there are angles.
-        return MlpCore(r, circuit.n_weights // (2 * n), config.groups)
+        return MlpCore(r, circuit.n_weights // (2 * n), config.groups, config.angle_map)
     if config.core == "fourier":
         weight = config.surrogate_weight
         return FourierCore(r, circuit.n_uploads(), config.groups, config.angle_map, weight)

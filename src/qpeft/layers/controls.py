@@ -10,6 +10,12 @@ from qpeft.errors import ConfigError
 
 MAX_COEFFICIENTS = 100_000
 
+ANGLE_MAPS = ("raw", "tanh", "rms")
+"""How inputs z become angles: z itself, pi * tanh(z), or z divided by its root mean square over the width."""
+
+RMS_EPS = 1e-12
+"""Added to the mean square, so that inputs of zero give angles of zero."""
+
 
 class MlpCore(nn.Module):
     """q = W2 silu(W1 z) in each group: exactly as many parameters as the circuit has angles.
@@ -18,11 +24,12 @@ class MlpCore(nn.Module):
         width: r, inputs and outputs.
         n_hidden: Hidden units a group; 2 L gives the 4 r L parameters of an L-layer circuit.
         groups: Blocks that do not interact.
+        angle_map: What is done to the inputs first, as in `QuantumLayer`.
     """
 
-    def __init__(self, width: int, n_hidden: int, groups: int = 1):
+    def __init__(self, width: int, n_hidden: int, groups: int = 1, angle_map: str = "raw"):
         super().__init__()
-        self.groups = groups
+        self.groups, self.angle_map = groups, angle_map
         self.W1 = nn.Parameter(torch.empty(groups, width // groups, n_hidden))
         self.W2 = nn.Parameter(torch.empty(groups, n_hidden, width // groups))
         self.reset_parameters()
@@ -34,7 +41,7 @@ class MlpCore(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return (..., width) for inputs (..., width)."""
-        rows = _by_group(inputs.to(self.W1.dtype), self.groups)
+        rows = _by_group(map_angles(inputs.to(self.W1.dtype), self.angle_map), self.groups)
         hidden = nn.functional.silu(rows @ self.W1)
         return (hidden @ self.W2).transpose(0, 1).reshape(inputs.shape)
 
@@ -99,8 +106,12 @@ class FourierCore(nn.Module):
 
 
 def map_angles(inputs: Tensor, angle_map: str) -> Tensor:
-    """Return the angles, in radians, of the inputs: themselves ("raw") or pi * tanh of them."""
-    return math.pi * torch.tanh(inputs) if angle_map == "tanh" else inputs
+    """Return the angles, in radians, of the inputs (..., width), as `ANGLE_MAPS` describes."""
+    if angle_map == "tanh":
+        return math.pi * torch.tanh(inputs)
+    if angle_map == "rms":
+        return nn.functional.rms_norm(inputs, inputs.shape[-1:], eps=RMS_EPS)
+    return inputs
 
 
 def _by_group(inputs: Tensor, groups: int) -> Tensor:

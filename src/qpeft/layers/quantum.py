@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from qpeft.backends import BoundCircuit
 from qpeft.circuits import build_ansatz, z_on_each
 from qpeft.errors import ConfigError, did_you_mean
-from qpeft.layers.controls import map_angles
+from qpeft.layers.controls import ANGLE_MAPS, map_angles
 from qpeft.layers.evaluation import EXACT, Evaluation
 
-ANGLE_MAPS = ("raw", "tanh")
 ANGLE_INITS = {"uniform": math.pi, "small": 0.1}
 """Half-width of the interval, in radians, from which each kind of start draws the angles."""
 
@@ -31,7 +30,8 @@ class QuantumLayer(nn.Module):
         n_layers: Circuit layers L.
         ansatz: A key of `qpeft.circuits.ANSATZE`.
         groups: Number of blocks of width / groups qubits that never interact.
-        angle_map: "raw", or "tanh" for inputs pi * tanh(z).
+        angle_map: "raw"; "tanh" for angles pi * tanh(z); or "rms" for z divided by its root mean square
+            over the width, so that every row has angles of about one radian whatever the scale of z.
         angle_init: "uniform" in (-pi, pi), or "small" in (-0.1, 0.1).
         is_entangled: False leaves the entangling rings out.
         is_trained: False keeps the angles as a buffer that no optimiser sees.
