@@ -9,10 +9,11 @@ from markdown_it import MarkdownIt
 from sample import NO_FINDINGS, bare_study
 from synthetic import ARMS, synthetic_results
 
-from qpeft.reports import ReportFiles, numbers
+from qpeft.reports import ReportFiles
 from qpeft.reports.csv_rows import csv_files
 from qpeft.reports.markdown import make_markdown
 from qpeft.reports.material import Material
+from qpeft.study import numbers
 from qpeft.study.findings import Interval
 from qpeft.study.results import StudyResults
 from qpeft.study.statistics import find

@@ -5,6 +5,7 @@ import pytest
 from synthetic import ARMS, TASKS, synthetic_results
 
 from qpeft.study.findings import ArmSummary, Interval, PairedComparison, Verdict
+from qpeft.study.numbers import decimal
 from qpeft.study.results import Arm, StudyResults
 from qpeft.study.statistics import find
 from qpeft.study.verdicts import headline, judge
@@ -79,7 +80,7 @@ def test_the_saving_is_judged_by_its_size(count, outcome):
 
 def test_the_saving_is_that_of_the_tensor_network():
     text = verdict("parameters").measured
-    assert "Without any circuit (none) the same adapter has 77.0% fewer" in text
+    assert "Without any circuit (none) the same adapter has 77.0\u00a0% fewer" in text
     assert "the tensor network saves" in text
 
 
@@ -94,7 +95,7 @@ def test_the_training_effect_is_judged_against_the_reference(difference, p, outc
     found = comparison("lora", difference, p, "training_effect", n_examples=0)
     got = verdict("training_effect", [found], [summary("lora", 0.5, "training_effect")])
     assert got.outcome == outcome
-    assert f"as a share of lora's {difference / 0.5:+.1%}" in got.measured
+    assert f"as a share of lora's {decimal(200 * difference, is_signed=True)} %" in got.measured
 
 
 def test_a_training_effect_at_different_steps_is_not_measured():
@@ -115,8 +116,8 @@ def test_the_gain_on_reasoning_is_judged_against_the_untrained_model(difference,
     summaries = [summary(a, x, "strict_accuracy") for a, x in arms.items()]
     got = verdict("reasoning", found, summaries)
     assert got.outcome == outcome
-    assert "From 30.0% to 50.0%" in got.measured
-    assert "lora reaches 70.0%; qtha less lora: -20.0 points" in got.measured
+    assert "From 30.0\u00a0% to 50.0\u00a0%" in got.measured
+    assert "lora reaches 70.0\u00a0%; qtha less lora: \u221220.0 points" in got.measured
     assert "says nothing about the circuit" in got.measured
 
 
@@ -249,8 +250,13 @@ def test_a_headline_has_the_interval_and_the_share_of_parameters():
     found = [comparison("lora", -0.004, 0.6, equivalence="equivalent")]
     summaries = [summary("qtha", 0.751), summary("lora", 0.755)]
     text = headline(RESULTS, summaries, found)
-    assert text.startswith("With 24% of the trainable parameters of lora, qtha is as accurate")
-    assert "75.1% against 75.5%, a difference of -0.4 points (95% interval -1.4 to +0.6" in text
+    assert text.startswith(
+        "With 24\u00a0% of the trainable parameters of lora, qtha is as accurate"
+    )
+    plain = text.replace("\u00a0", " ").replace("\u2212", "-")
+    assert (
+        "75.1 % against 75.5 %, a difference of -0.4 points (95 % interval -1.4 to +0.6; " in plain
+    )
     assert text.endswith("Whether the circuit contributes was not measured.")
 
 

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qpeft.reports import numbers
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material
-from qpeft.reports.numbers import MEASURES
 from qpeft.reports.plots import PANEL_WIDTH, Point, Words, common_limits, plot_intervals
 from qpeft.reports.size_plot import WIDE, plot_sizes
+from qpeft.study import numbers
 from qpeft.study.findings import Interval, PairedComparison
+from qpeft.study.numbers import MEASURES
 from qpeft.study.results import BASE_ARM
 
 

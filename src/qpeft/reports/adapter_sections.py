@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from qpeft.reports import numbers
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material
 from qpeft.reports.plots import Line, Point, Words, plot_intervals, plot_lines
+from qpeft.study import numbers
 from qpeft.study.findings import Interval
 
 _RANGES = (

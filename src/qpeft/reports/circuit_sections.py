@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from qpeft.circuits import build_ansatz
 from qpeft.circuits.drawing import draw_svg
-from qpeft.reports import numbers
 from qpeft.reports.arm_styles import ArmStyle, nth_style
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material
 from qpeft.reports.plots import Line, Words, plot_lines
+from qpeft.study import numbers
 from qpeft.study.results import AnsatzRow
 
 _CIRCUIT_CORES = ("quantum", "product", "frozen")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from qpeft.reports import numbers
 from qpeft.reports.arm_styles import ArmStyle, arm_styles
+from qpeft.study import numbers
 from qpeft.study.findings import Findings, Interval, PairedComparison
 from qpeft.study.results import BASE_ARM, RunRow, StudyResults
 

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 from qpeft.errors import MissingExtraError
-from qpeft.reports import numbers
 from qpeft.reports.accuracy_sections import (
     arms_section,
     controls_section,
@@ -28,6 +27,7 @@ from qpeft.reports.record_sections import (
     provenance_section,
 )
 from qpeft.reports.training_sections import cost_section, losses_section, tuning_section
+from qpeft.study import numbers
 
 SECTIONS = (
     pareto_section,

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qpeft.reports import numbers
 from qpeft.reports.content import Column, Listing, Section, Table
 from qpeft.reports.csv_rows import csv_files
 from qpeft.reports.material import Material
+from qpeft.study import numbers
 
 
 def failures_section(material: Material) -> Section:

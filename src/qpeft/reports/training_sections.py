@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from qpeft.reports import numbers
 from qpeft.reports.accuracy_sections import step_ratios
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material, listed
 from qpeft.reports.plots import Line, Words, plot_lines
+from qpeft.study import numbers
 from qpeft.study.results import TrialRow
 
 Curve = Sequence[tuple[int, float]]

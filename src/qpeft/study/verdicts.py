@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qpeft.study import numbers
 from qpeft.study.findings import ArmSummary, Interval, PairedComparison, Verdict
 from qpeft.study.results import BASE_ARM, Arm, StudyResults
 
@@ -181,7 +182,8 @@ def _training_effect(evidence: Evidence) -> Verdict:
             x / theirs.estimate
             for x in (found.difference.low, found.difference.estimate, found.difference.high)
         )
-        text += f"; as a share of {reference}'s {value:+.1%} ({low:+.1%} to {high:+.1%})"
+        shown = [numbers.decimal(100 * x, is_signed=True) for x in (value, low, high)]
+        text += f"; as a share of {reference}'s {shown[0]} % ({shown[1]} to {shown[2]})"
     return Verdict("training_effect", claim, f"{text}.", _is_larger(found))
 
 
@@ -194,14 +196,14 @@ def _reasoning(evidence: Evidence) -> Verdict:
     if gain is None or before is None or after is None:
         return Verdict("reasoning", claim, _missing(evidence, BASE_ARM), "not measured")
     text = (
-        f"From {before.estimate:.1%} to {after.estimate:.1%}, mean over the tasks "
-        f"({_points(gain)}). "
+        f"From {numbers.percent(before.estimate)} to {numbers.percent(after.estimate)}, mean over the tasks: "
+        f"{_points(gain)}. "
     )
     theirs = evidence.mean(results.reference, "strict_accuracy")
     versus = evidence.against(results.reference, "strict_accuracy")
     if theirs is not None and versus is not None:
         text += (
-            f"{results.reference} reaches {theirs.estimate:.1%}; {results.subject} less "
+            f"{results.reference} reaches {numbers.percent(theirs.estimate)}; {results.subject} less "
             f"{results.reference}: {_points(versus)}. "
         )
     text += "A gain by fine-tuning says nothing about the circuit."
@@ -242,9 +244,10 @@ def _as_good(evidence: Evidence) -> Verdict:
     text = f"Accuracy less that of {reference}: {_points(found)}"
     if found.equivalence is None:
         return Verdict("as_good", claim, f"{text}; too little for a test.", "not shown")
-    text += f"; {found.equivalence} (p {_p(found.p_equivalence)} for equivalence)."
+    text += f"; {found.equivalence} ({_p(found.p_equivalence)} for equivalence)."
     if found.minimal_detectable_effect is not None:
-        text += f" This study finds differences from {100 * found.minimal_detectable_effect:.1f} points on."
+        smallest = numbers.decimal(100 * found.minimal_detectable_effect)
+        text += f" This study finds differences from {smallest} points on."
     outcomes: dict[str, Outcome] = {
         "equivalent": "supported",
         "not inferior": "supported",
@@ -268,7 +271,8 @@ def _equal_parameters(evidence: Evidence) -> Verdict:
     if found is None:
         return Verdict("equal_parameters", claim, _missing(evidence, arm.name), "not measured")
     text = (
-        f"{ours:,} parameters against {count:,} of {arm.name}: accuracy less its {_points(found)}."
+        f"{ours:,} parameters against {count:,} of {arm.name}: accuracy less that of {arm.name} "
+        f"{_points(found)}."
     )
     return Verdict("equal_parameters", claim, text, _is_larger(found))
 
@@ -277,12 +281,13 @@ def _against_reference(evidence: Evidence, found: PairedComparison) -> str:
     """Return the headline's first sentence: how the subject compares with the reference, at which size."""
     results = evidence.results
     means = [evidence.mean(arm, "accuracy") for arm in (results.subject, results.reference)]
-    shares = [f"{mean.estimate:.1%}" for mean in means if mean is not None]
+    shares = [numbers.percent(mean.estimate) for mean in means if mean is not None]
     counts = [results.arm(arm).n_parameters for arm in (results.subject, results.reference)]
     size = ""
     if counts[0] and counts[1]:
         size = (
-            f"With {counts[0] / counts[1]:.0%} of the trainable parameters of {results.reference}, "
+            f"With {numbers.percent(counts[0] / counts[1], 0)} of the trainable parameters of "
+            f"{results.reference}, "
         )
     words = {
         "supported": "more accurate",
@@ -292,7 +297,10 @@ def _against_reference(evidence: Evidence, found: PairedComparison) -> str:
     outcome = words[_is_larger(found)]
     if found.equivalence == "equivalent" and _is_larger(found) == "not shown":
         outcome = f"as accurate within {_margin(evidence)}"
-    return f"{size}{results.subject} is {outcome}: {' against '.join(shares)}, a difference of {_points(found)}."
+    return (
+        f"{size}{results.subject} is {outcome}: {' against '.join(shares)}, a difference of "
+        f"{_points(found, has_tests=False)}."
+    )
 
 
 def _is_larger(found: PairedComparison) -> Outcome:
@@ -314,28 +322,28 @@ def _has_equal_steps(evidence: Evidence, reference: str) -> bool:
     return True
 
 
-def _points(found: PairedComparison) -> str:
+def _points(found: PairedComparison, *, has_tests: bool = True) -> str:
     """Return a difference of shares in percentage points, with its interval and what that leaves out."""
     value = found.difference
-    if value.covers == "nothing":
-        return f"{100 * value.estimate:+.1f} points (one seed: no interval)"
-    text = (
-        f"{100 * value.estimate:+.1f} points "
-        f"({value.confidence:.0%} interval {100 * value.low:+.1f} to {100 * value.high:+.1f}"
+    middle, low, high = (
+        numbers.decimal(100 * x, is_signed=True) for x in (value.estimate, value.low, value.high)
     )
+    if value.covers == "nothing":
+        return f"{middle} points (one seed: no interval)"
+    text = f"{middle} points ({numbers.percent(value.confidence, 0)} interval {low} to {high}"
     if value.covers == "examples":
         return f"{text}, for these very trainings: one seed)"
-    return (
-        f"{text}; p {_p(found.p_value)}, corrected for all arms {_p(found.p_adjusted)}; "
-        f"{found.n_seeds} seeds)"
-    )
+    if has_tests:
+        text += f"; {_p(found.p_value)}, corrected for all arms {_p(found.p_adjusted)}"
+    return f"{text}; {found.n_seeds} seeds)"
 
 
 def _p(value: float | None) -> str:
-    """Return a p-value with three digits and its sign of relation."""
+    """Return a p-value with its sign of relation."""
     if value is None:
-        return "unknown"
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+        return "p unknown"
+    shown = numbers.p_value(value)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def _margin(evidence: Evidence) -> str:
@@ -345,7 +353,7 @@ def _margin(evidence: Evidence) -> str:
 
 def _fewer(saving: float) -> str:
     """Return a saving in words."""
-    return f"{saving:.1%} fewer" if saving >= 0 else f"{-saving:.1%} more"
+    return f"{numbers.percent(abs(saving))} {'fewer' if saving >= 0 else 'more'}"
 
 
 def _missing(evidence: Evidence, other: str) -> str:
