@@ -98,14 +98,19 @@ def report(
     from qpeft.study.record import read_results
 
     results = read_results(folder)
-    from qpeft.reports import FORMATS, write_report
-    from qpeft.study.statistics import find
+    from qpeft.reports import FORMATS, write_csv, write_report
 
     formats = [kind for kind in FORMATS if not format_ or kind in format_]
-    written = write_report(results, find(results), output or folder / "report", formats)
-    for path in (written.page, written.markdown, *written.rows):
-        if path is not None:
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    place = output or folder / "report"
+    if formats == ["csv"]:
+        paths = list(write_csv(results, place))
+    else:
+        from qpeft.study.statistics import find
+
+        written = write_report(results, find(results), place, formats)
+        paths = [p for p in (written.page, written.markdown, *written.rows) if p is not None]
+    for path in paths:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_plan(plan: "StudyPlan", n_workers: int) -> None:

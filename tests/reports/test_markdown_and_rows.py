@@ -41,7 +41,9 @@ def test_tables_parse_with_equal_rows_and_the_findings_numbers(study: StudyResul
     assert len(tables) >= 7
     for table in tables:
         assert len({len(row) for row in table}) == 1
-    assert tables[0][1:] == [[v.claim, v.measured, v.outcome] for v in findings.verdicts]
+    # The parser of tables takes a space that does not break for any other.
+    said = [[v.claim, v.measured.replace(numbers.SPACE, " "), v.outcome] for v in findings.verdicts]
+    assert tables[0][1:] == said
     value = next(
         s.value
         for s in findings.summaries
@@ -49,7 +51,7 @@ def test_tables_parse_with_equal_rows_and_the_findings_numbers(study: StudyResul
     )
     wanted = f"{100 * value.estimate:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
     assert tables[1][1][:2] == ["qtha", wanted]
-    assert findings.headline in text
+    assert findings.headline.replace(numbers.SPACE, " ") in text
     assert "qpeft study study.yaml" in text
 
 

@@ -12,7 +12,7 @@ from sample import NO_FINDINGS, bare_study
 from synthetic import ARMS, synthetic_results
 
 from qpeft.errors import MissingExtraError, StudyError
-from qpeft.reports import ReportFiles, write_report
+from qpeft.reports import ReportFiles, write_csv, write_report
 from qpeft.reports.arm_styles import DARK_COLOURS, LIGHT_COLOURS, arm_styles
 from qpeft.reports.material import Material
 from qpeft.reports.page import make_page
@@ -275,6 +275,58 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     results = synthetic_results(**SMALL)
     with pytest.raises(StudyError, match="Did you mean 'html'"):
         write_report(results, NO_FINDINGS, tmp_path, ("htm",))  # type: ignore[arg-type]
+
+
+def test_a_study_without_a_run_is_refused_and_rows_alone_need_no_findings(tmp_path: Path) -> None:
+    for write in (
+        lambda: write_report(bare_study(), NO_FINDINGS, tmp_path / "page"),
+        lambda: write_csv(bare_study(), tmp_path / "page"),
+    ):
+        with pytest.raises(StudyError, match="has succeeded yet"):
+            write()
+    assert not (tmp_path / "page").exists()
+    files = write_csv(synthetic_results(**SMALL), tmp_path / "rows")
+    names = ["rows.csv", "scores.csv", "losses.csv", "trials.csv"]
+    assert files == tuple(tmp_path / "rows" / name for name in names)
+    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == sorted(names)
+
+
+def test_provenance_has_commands_as_they_are_typed_anywhere() -> None:
+    results = synthetic_results(**SMALL)
+    words = [
+        "/opt/lib/qpeft/__main__.py",
+        "study",
+        "a b.yaml",
+        f"output_dir={results.folder.absolute()}/x",
+    ]
+    provenance = {
+        "versions": {"torch": "2.13.0", "peft": "0.21.2"},
+        "commands": [words, ["/usr/bin/qpeft", "study", "c.yaml"]],
+        "data_hashes": {"arithmetic": {"arithmetic/test": "12ab"}},
+    }
+    section = read_page(page_of(replace(results, provenance=provenance))).at("provenance").text
+    assert f"qpeft study 'a b.yaml' output_dir={results.folder.name}/x" in section
+    assert "qpeft study c.yaml" in section
+    assert "/opt" not in section
+    assert "/usr" not in section
+    assert "torch 2.13.0, peft 0.21.2" in section
+    assert "SHA-256 of arithmetic/test" in section
+
+
+def test_a_long_table_of_modules_is_counted() -> None:
+    pattern = {f"layers.{i}.q_proj": 1 + (i % 3 == 0) for i in range(9)}
+    arms = (replace(ARMS[0], options={"r": 1, "rank_pattern": pattern}), *ARMS[1:4])
+    section = read_page(page_of(synthetic_results(**{**SMALL, "arms": arms}))).at("parity").text
+    assert "r=1, rank_pattern=1 for 6 modules, 2 for 3 modules" in section
+
+
+def test_work_of_a_machine_is_among_the_cost_only_where_there_was_one(page: Element) -> None:
+    assert "Jobs sent" not in page.at("cost").text
+    results = synthetic_results(**SMALL)
+    rows = tuple(replace(row, circuits=90, programs=6, jobs=2, shots=6000) for row in results.rows)
+    section = read_page(page_of(replace(results, rows=rows))).at("cost").text
+    assert "Jobs sent" in section
+    assert "12,000" in section  # shots of two seeds
 
 
 def _contrast(first: str, second: str) -> float:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tiny_study import LORA, QTHA, write_study
 
 from qpeft.errors import StudyError
+from qpeft.jobs.rows import Tally
 from qpeft.study.folder import begin_job, open_study, read_status, seconds_of, write_status
 from qpeft.study.method_comparison import write_method_comparison
 from qpeft.study.plan import StudyPlan, plan_study, run_folder
@@ -95,14 +97,14 @@ def test_a_row_holds_what_the_run_wrote(study: Path) -> None:
     assert row.circuits == N_CIRCUITS * 500
 
 
-def test_circuits_on_a_machine_are_those_that_were_sent(plan: StudyPlan, study: Path) -> None:
-    jobs = [{"sent": {"n_circuits": 30}}, {"sent": {"n_circuits": 12}}]
+def test_work_on_a_machine_is_what_was_sent(plan: StudyPlan, study: Path) -> None:
+    jobs = [{"sent": asdict(Tally(30, 4, 2, 4000))}, {"sent": asdict(Tally(12, 3, 1, 3000))}]
     file = study / run_folder("sums", "qtha", 0) / "results.json"
     results = json.loads(file.read_text())
     results["arms"]["qtha"]["jobs"] = jobs
     write_json(file, results)
     (row,) = read_results(study).rows_of("sums", "qtha")
-    assert row.circuits == 42
+    assert (row.circuits, row.programs, row.jobs, row.shots) == (42, 7, 3, 7000)
 
 
 def test_what_never_ran_is_missing_and_what_was_cut_off_is_cancelled(
@@ -196,6 +198,15 @@ def test_rows_and_scores_are_written_as_csv(study: Path, tmp_path: Path) -> None
         ("2", "1", "0"),
         ("3", "0", "0"),
     ]
+
+
+def test_an_errors_text_is_no_formula_in_the_rows(study: Path, tmp_path: Path) -> None:
+    results = read_results(study)
+    failed = replace(results.rows[0], status="failed", error="=HYPERLINK(1)", learning_rate=-0.5)
+    write_rows(replace(results, rows=(failed,)), tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["error"], row["learning_rate"]) == ("'=HYPERLINK(1)", "-0.5")
 
 
 def test_each_circuit_is_measured_once_and_kept(study: Path) -> None:

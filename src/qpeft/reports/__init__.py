@@ -14,7 +14,7 @@ from qpeft.reports.page import make_page
 from qpeft.study.findings import Findings
 from qpeft.study.results import StudyResults
 
-__all__ = ["FORMATS", "Format", "ReportFiles", "write_report"]
+__all__ = ["FORMATS", "Format", "ReportFiles", "write_csv", "write_report"]
 
 Format = Literal["html", "md", "csv"]
 FORMATS: tuple[Format, ...] = ("html", "md", "csv")
@@ -50,7 +50,7 @@ def write_report(
         formats: Which of them: "html", "md", "csv".
 
     Raises:
-        StudyError: There is no such format, or nothing was compared.
+        StudyError: There is no such format, or no run has succeeded yet.
         MissingExtraError: The page needs matplotlib and jinja2, of the extra `study`.
     """
     unknown = [name for name in formats if name not in FORMATS]
@@ -58,20 +58,40 @@ def write_report(
         raise StudyError(
             f"Unknown format '{unknown[0]}' of a report.{did_you_mean(unknown[0], FORMATS)}"
         )
-    if not results.arms or not results.tasks:
-        raise StudyError(
-            f"Study '{results.name}' has no arms or no tasks: there is nothing to report."
-        )
+    _check(results)
     material = Material.of(results, findings)
     page = make_page(material) if "html" in formats else None
     markdown = make_markdown(material) if "md" in formats else None
-    tables = csv_files(results) if "csv" in formats else []
     folder.mkdir(parents=True, exist_ok=True)
     return ReportFiles(
         None if page is None else _write(folder / "report.html", page),
         None if markdown is None else _write(folder / "report.md", markdown),
-        tuple(_write(folder / file.name, file.text) for file in tables),
+        write_csv(results, folder) if "csv" in formats else (),
     )
+
+
+def write_csv(results: StudyResults, folder: Path) -> tuple[Path, ...]:
+    """Write a study's raw rows alone, which takes no findings and no extra.
+
+    Args:
+        results: What was measured.
+        folder: Where the files go; made if it is not there.
+
+    Raises:
+        StudyError: No run has succeeded yet.
+    """
+    _check(results)
+    files = csv_files(results)
+    folder.mkdir(parents=True, exist_ok=True)
+    return tuple(_write(folder / file.name, file.text) for file in files)
+
+
+def _check(results: StudyResults) -> None:
+    if not any(row.status == "succeeded" for row in results.rows):
+        raise StudyError(
+            f"No run of study '{results.name}' has succeeded yet, so there is nothing to report. "
+            "Go on with `qpeft study`."
+        )
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,7 +1,9 @@
 """Sections on the record: runs that did not finish, who got what, where it all comes from, raw rows."""
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from qpeft.reports.content import Column, Listing, Section, Table
@@ -66,7 +68,11 @@ def parity_section(material: Material) -> Section:
     else:
         notes = ("The study file declares no differences.",)
     options = [
-        (a.name, a.method, ", ".join(f"{k}={v}" for k, v in a.options.items()) or numbers.ABSENT)
+        (
+            a.name,
+            a.method,
+            ", ".join(f"{k}={_option(v)}" for k, v in a.options.items()) or numbers.ABSENT,
+        )
         for a in arms
     ]
     columns = (Column("Arm", "arm"), Column("Method"), Column("Options as trained"))
@@ -89,7 +95,7 @@ def provenance_section(material: Material) -> Section:
             (f"task {t.name}", f"{t.title}; {t.n_test} test examples; judged by {t.verifier}")
             for t in results.tasks
         ),
-        *_flat(shown),
+        *_flat(_plain(shown, results.folder)),
     ]
     table = Table("Where the numbers come from", (Column("What"), Column("Value")), tuple(rows))
     file = results.provenance.get("study_file")
@@ -175,6 +181,48 @@ def _got_table(material: Material) -> Table:
 def _title(material: Material, task: str) -> str:
     names = {t.name: t.title for t in material.results.tasks}
     return names.get(task, task)
+
+
+def _option(value: Any) -> str:
+    """Return an option as it was set; of a long table of modules how many have which value."""
+    if not isinstance(value, Mapping) or len(value) <= _MAX_ENTRIES:
+        return str(value)
+    counts = Counter(map(str, value.values()))
+    return ", ".join(f"{inner} for {n} modules" for inner, n in counts.most_common())
+
+
+_MAX_ENTRIES = 4
+
+
+def _plain(provenance: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Return the provenance with one line for all versions, and without the places of one machine."""
+    shown: dict[str, Any] = {}
+    for key, value in provenance.items():
+        if key == "versions" and isinstance(value, Mapping):
+            shown[key] = ", ".join(f"{name} {version}" for name, version in value.items())
+        elif key == "data_hashes" and isinstance(value, Mapping):
+            hashes = {name: h for task in value.values() for name, h in task.items()}
+            shown |= {f"SHA-256 of {name}": found for name, found in hashes.items()}
+        elif key == "commands":
+            shown[key] = [_plain_command(command, folder) for command in value]
+        else:
+            shown[_LABELS.get(key, key)] = value
+    return shown
+
+
+_LABELS = {"n_base": "parameters of the base model", "cpu": "processor"}
+
+
+def _plain_command(command: str | Sequence[str], folder: Path | None) -> str:
+    """Return a command as it is typed anywhere: the program by its name, the study's folder too."""
+    words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+    program = Path(words[0]) if words else Path()
+    if program.name == "__main__.py":
+        words[0] = program.parent.name
+    elif words:
+        words[0] = program.name
+    text = shlex.join(words)
+    return text if folder is None else text.replace(str(folder.absolute()), folder.name)
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

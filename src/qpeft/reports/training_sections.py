@@ -91,6 +91,8 @@ def cost_section(material: Material) -> Section:
     """Show time, circuits and memory by arm."""
     key, title = "cost", "What it cost"
     rows = []
+    # Without a machine there were no jobs, and nobody needs three empty columns.
+    work = _WORK if any(material.known(arm, "jobs") for arm in material.arms) else {}
     for arm in material.arms:
         runs = material.rows(arm)
         seconds = [r.steps * r.seconds_per_step for r in runs if r.steps and r.seconds_per_step]
@@ -105,6 +107,7 @@ def cost_section(material: Material) -> Section:
                 numbers.duration(sum(seconds) if seconds else None),
                 numbers.whole(_total(material.known(arm, "tokens"))),
                 numbers.whole(_total(material.known(arm, "circuits"))),
+                *(numbers.whole(_total(material.known(arm, kind))) for kind in work),
                 numbers.size(max(material.known(arm, "peak_memory"), default=None)),
             )
         )
@@ -117,6 +120,7 @@ def cost_section(material: Material) -> Section:
         "Training time, all runs",
         "Tokens, all runs",
         "Circuits, all runs",
+        *work.values(),
         "Peak memory, largest",
     )
     note = (
@@ -124,6 +128,13 @@ def cost_section(material: Material) -> Section:
         "those evaluated in training; on a machine, those that were sent."
     )
     return Section(key, title, tables=(arm_table("Cost by arm", headers, rows),), notes=(note,))
+
+
+_WORK = {
+    "programs": "Programs sent, all runs",
+    "jobs": "Jobs sent, all runs",
+    "shots": "Shots, all runs",
+}
 
 
 def _line(material: Material, arm: str, task: str, field: str) -> Line | None:

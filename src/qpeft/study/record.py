@@ -167,7 +167,7 @@ def _read_run(
         **_test_numbers(path, arm, own, spec.evaluation_of(spec.task(task)).n_shots[0]),
         **_measured(path),
     }
-    numbers["circuits"] = _circuits(own, record["arms"][arm], numbers["tokens"])
+    numbers |= _quantum_work(own, record["arms"][arm], numbers["tokens"])
     return dataclasses.replace(row, **numbers)
 
 
@@ -246,11 +246,16 @@ def _measured(path: Path) -> dict[str, Any]:
     }
 
 
-def _circuits(own: Mapping[str, Any], arm: Mapping[str, Any], tokens: int | None) -> int | None:
-    """Return the circuits that were sent to a machine, or else those that were simulated for the tokens."""
-    if "jobs" in own:
-        return sum(total["sent"]["n_circuits"] for total in own["jobs"])
-    return None if tokens is None else int(arm["count"]["n_circuits"]) * tokens
+def _quantum_work(
+    own: Mapping[str, Any], arm: Mapping[str, Any], tokens: int | None
+) -> dict[str, Any]:
+    """Return what was sent to a machine, or else the circuits that were simulated for the tokens."""
+    if "jobs" not in own:
+        is_known = tokens is not None
+        return {"circuits": int(arm["count"]["n_circuits"]) * tokens if is_known else None}
+    sent = [total["sent"] for total in own["jobs"]]
+    kinds = ("circuits", "programs", "jobs", "shots")
+    return {kind: sum(tally[f"n_{kind}"] for tally in sent) for kind in kinds}
 
 
 def _trials(folder: Path, spec: StudySpec) -> tuple[TrialRow, ...]:
@@ -336,4 +341,10 @@ def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]) if lines else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows({key: _as_text(value) for key, value in line.items()} for line in lines)
+
+
+def _as_text(value: Any) -> Any:
+    """Put an apostrophe before words that a spreadsheet would take for a formula: an error's text may be any."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+    return f"'{value}" if is_formula else value

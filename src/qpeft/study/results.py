@@ -90,6 +90,9 @@ class RunRow:
         seconds_per_step: Median wall time of a training step.
         peak_memory: Largest resident memory of the run's process, bytes.
         circuits: Circuits evaluated in training; for hardware, those that were sent.
+        programs: Programs sent to a machine, several circuits beside one another in each; None without one.
+        jobs: Jobs in which they were sent.
+        shots: Shots of all programs; 0 for exact probabilities.
         losses: (step, training loss, nats a token).
         validation_losses: (step, validation loss, nats a token).
         measures: What was measured of the trained adapter itself, by name; see `qpeft.study.measures`.
@@ -116,6 +119,9 @@ class RunRow:
     seconds_per_step: float | None = None
     peak_memory: int | None = None
     circuits: int | None = None
+    programs: int | None = None
+    jobs: int | None = None
+    shots: int | None = None
     losses: tuple[tuple[int, float], ...] = ()
     validation_losses: tuple[tuple[int, float], ...] = ()
     measures: dict[str, Any] = field(default_factory=dict)
