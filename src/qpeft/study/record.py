@@ -251,8 +251,8 @@ def _quantum_work(
 ) -> dict[str, Any]:
     """Return what was sent to a machine, or else the circuits that were simulated for the tokens."""
     if "jobs" not in own:
-        is_known = tokens is not None
-        return {"circuits": int(arm["count"]["n_circuits"]) * tokens if is_known else None}
+        a_token = int(arm["count"]["n_circuits"])
+        return {"circuits": None if tokens is None else a_token * tokens}
     sent = [total["sent"] for total in own["jobs"]]
     kinds = ("circuits", "programs", "jobs", "shots")
     return {kind: sum(tally[f"n_{kind}"] for tally in sent) for kind in kinds}
