@@ -16,7 +16,7 @@ from qpeft.reports import ReportFiles, write_csv, write_report
 from qpeft.reports.arm_styles import DARK_COLOURS, LIGHT_COLOURS, arm_styles
 from qpeft.reports.material import Material
 from qpeft.reports.page import make_page
-from qpeft.study.results import StudyResults
+from qpeft.study.results import StudyResults, TrialRow
 from qpeft.study.statistics import find
 
 SMALL = {"n_examples": 60, "n_seeds": 2, "tasks": ("arithmetic",), "failed": (), "arms": ARMS[:4]}
@@ -318,6 +318,18 @@ def test_a_long_table_of_modules_is_counted() -> None:
     arms = (replace(ARMS[0], options={"r": 1, "rank_pattern": pattern}), *ARMS[1:4])
     section = read_page(page_of(synthetic_results(**{**SMALL, "arms": arms}))).at("parity").text
     assert "r=1, rank_pattern=1 for 6 modules, 2 for 3 modules" in section
+
+
+def test_a_rate_chosen_at_an_end_of_the_grid_is_pointed_out(page: Element) -> None:
+    assert "end of the grid" not in page.at("tuning").text
+    results = synthetic_results(**SMALL)
+    arm, task = ARMS[0].name, results.tasks[0]
+    trials = tuple(
+        TrialRow(task.name, arm, rate, "succeeded", 1 - rate, rate == 0.3)
+        for rate in (0.1, 0.2, 0.3)
+    )
+    section = read_page(page_of(replace(results, trials=trials))).at("tuning").text
+    assert f"might do better: {arm} ({task.title}, 0.3)." in section
 
 
 def test_work_of_a_machine_is_among_the_cost_only_where_there_was_one(page: Element) -> None:

@@ -82,9 +82,17 @@ def tuning_section(material: Material) -> Section:
         f"Every arm may try the same learning rates on every task (here {n_trials} trials for each arm and task). "
         "The validation split alone decides; the test split is not looked at.",
     )
-    return Section(
-        key, title, paragraphs, tables=tuple(tables), notes=("✓ marks the rate that was chosen.",)
-    )
+    notes = ["✓ marks the rate that was chosen."]
+    at_ends = [
+        f"{t.arm} ({material.title(t.task)}, {numbers.short(t.learning_rate)})"
+        for t in trials
+        if t.is_chosen and len(rates) > 1 and t.learning_rate in (rates[0], rates[-1])
+    ]
+    if at_ends:
+        notes.append(
+            f"Chosen at an end of the grid, beyond which another rate might do better: {listed(at_ends)}."
+        )
+    return Section(key, title, paragraphs, tables=tuple(tables), notes=tuple(notes))
 
 
 def cost_section(material: Material) -> Section:
