@@ -12,19 +12,15 @@ from qpeft.reports.content import Download
 from qpeft.study.results import RunRow, StudyResults, TrialRow
 
 
-def csv_files(results: StudyResults, *, is_brief: bool = False) -> list[Download]:
-    """Return every CSV file of a study.
+def csv_files(results: StudyResults) -> list[Download]:
+    """Return every CSV file of a study; what was measured of single layers is left out of rows.csv.
 
     Args:
         results: What was measured.
-        is_brief: Leave out of rows.csv what was measured of single layers.
     """
     from qpeft.study.record import write_rows
 
-    shown = results
-    if is_brief:
-        rows = tuple(_brief(row) for row in results.rows)
-        shown = dataclasses.replace(results, rows=rows)
+    shown = dataclasses.replace(results, rows=tuple(_brief(row) for row in results.rows))
     with tempfile.TemporaryDirectory() as folder:
         write_rows(shown, Path(folder) / "rows.csv")
         written = {

@@ -105,10 +105,10 @@ def provenance_section(material: Material) -> Section:
 
 def data_section(material: Material) -> Section:
     """Carry the raw rows within the page."""
-    files = csv_files(material.results, is_brief=True)
+    files = csv_files(material.results)
     text = (
         "Every number above can be worked out again from these files, which the page carries within itself. What "
-        "was measured of single layers stands in the rows.csv beside the page alone."
+        "was measured of single layers stands in the study's own rows.csv alone."
     )
     return Section("data", "Raw rows", (text,), downloads=tuple(files))
 
