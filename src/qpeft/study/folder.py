@@ -241,6 +241,10 @@ def _place_free(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
+_MAX_SHOWN = 5
+"""Differences between two study files that an error names."""
+
+
 def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     changed = []
     for key in sorted({*_flat(old), *_flat(new)}):
@@ -259,7 +263,10 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         if was != is_now:
             changed.append(f"{key}: is {is_now!r}, was {was!r}")
     if changed:
-        found = "; ".join(dict.fromkeys(changed))
+        different = list(dict.fromkeys(changed))
+        found = "; ".join(different[:_MAX_SHOWN])
+        if len(different) > _MAX_SHOWN:
+            found += f"; and {len(different) - _MAX_SHOWN} more"
         raise StudyError(
             f"The study in {folder} was made with another study file: {found}. Change it back (arms, tasks and "
             f"seeds may be added), or choose another folder with --set output_dir=..."
