@@ -157,8 +157,8 @@ def _parameters(evidence: Evidence) -> Verdict:
     none = next((a for a in evidence.controls() if core_of(a) == "none"), None)
     if none is not None and none.n_parameters is not None:
         alone = 1 - none.n_parameters / lora.n_parameters
-        text += f"Without any circuit ({none.name}) the same adapter has {_fewer(alone)}: "
-    text += f"what is saved, the tensor network saves; the circuit adds {subject.n_angles or 0:,} angles."
+        text += f"Without any circuit ({none.name}) the same adapter has {_fewer(alone)}. "
+    text += f"What is saved, the tensor network saves; the circuit adds {subject.n_angles or 0:,} angles."
     outcome: Outcome = "contradicted" if saving <= 0 else "not shown"
     if saving >= CLAIMED_SAVING - ROUNDING:
         outcome = "supported"
