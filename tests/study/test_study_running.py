@@ -191,6 +191,21 @@ def test_the_folder_of_another_study_is_refused(
     assert message in str(caught.value)
 
 
+def test_learning_rates_are_added_only_before_the_first_run(
+    a_copy: Path, in_this_process: list[str]
+) -> None:
+    path = write_study(
+        a_copy, tuning={**TUNING, "learning_rates": [*TUNING["learning_rates"], 0.3]}
+    )
+    with pytest.raises(StudyError, match="learning_rates"):
+        do(path)
+    for run in (a_copy / "study").glob("*/*/seed*"):
+        shutil.rmtree(run)
+    do(path)
+    trials = [name for name in names(in_this_process) if name.startswith("trials")]
+    assert trials == ["trials/lr0.3"] * 2
+
+
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     (tmp_path / "study").mkdir()
