@@ -262,7 +262,8 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
                 changed.append(f"{part}: '{name}' is not there any more")
                 continue
         was, is_now = _flat(old).get(key), _flat(new).get(key)
-        if key == _RATES and set(was) <= set(is_now) and not any(folder.glob("*/*/seed*")):
+        is_added = key == _RATES and {*(was or ())} <= {*(is_now or ())}
+        if is_added and not any(folder.glob("*/*/seed*")):
             continue  # no run has begun, so no answer to a test example has been seen
         if was != is_now:
             changed.append(f"{key}: is {is_now!r}, was {was!r}")
