@@ -70,6 +70,8 @@ def mapped(z: Array, angle_map: str) -> Array:
 
 
 def core_of_group(weights: dict[str, Array], config: QthaConfig, group: int, z: Array) -> Array:
+    if config.core == "constant":
+        return np.split(weights["core.values"], config.groups)[group]
     if config.core == "mlp":
         hidden = z @ weights["core.W1"][group]
         return (hidden / (1 + np.exp(-hidden))) @ weights["core.W2"][group]

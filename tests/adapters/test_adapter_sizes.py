@@ -66,7 +66,9 @@ def test_modes_of_the_table_come_out_by_themselves() -> None:
     assert (sizes.inner_modes, sizes.inner_width, sizes.bond_dim) == ((4, 4, 4, 4), 256, 8)
 
 
-@pytest.mark.parametrize("core", ["quantum", "none", "mlp", "product", "frozen", "fourier"])
+@pytest.mark.parametrize(
+    "core", ["quantum", "none", "constant", "mlp", "product", "frozen", "fourier"]
+)
 @pytest.mark.parametrize("fusion", ["linear", "hadamard"])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("d_in", "d_out"), [(24, 10), (13, 17)])

@@ -17,7 +17,10 @@ CORES: dict[str, dict[str, Any]] = {
     "8 qubits": {"r": 8},
     "several uploads": {"r": 4, "n_layers": 2},
     "surrogate": {"r": 4, "gradient": "surrogate"},
-    **{core: {"r": 4, "core": core} for core in ("none", "mlp", "product", "frozen", "fourier")},
+    **{
+        core: {"r": 4, "core": core}
+        for core in ("none", "constant", "mlp", "product", "frozen", "fourier")
+    },
 }
 FAST = ("circuit", "none")
 

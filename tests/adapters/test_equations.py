@@ -25,6 +25,8 @@ VARIANTS = [
     {"core": "quantum", "backend": "reference"},
     {"core": "none"},
     {"core": "none", "fusion": "hadamard"},
+    {"core": "constant"},
+    {"core": "constant", "fusion": "hadamard", "groups": 2},
     {"core": "mlp", "n_layers": 2},
     {"core": "mlp", "groups": 2, "fusion": "hadamard"},
     {"core": "mlp", "groups": 2, "angle_map": "rms"},
@@ -97,7 +99,9 @@ def test_dropout_acts_on_x_in_training_only() -> None:
     torch.testing.assert_close(trained, adapter.eval()(dropped), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("core", ["quantum", "none", "mlp", "product", "frozen", "fourier"])
+@pytest.mark.parametrize(
+    "core", ["quantum", "none", "constant", "mlp", "product", "frozen", "fourier"]
+)
 @pytest.mark.parametrize("fusion", ["linear", "hadamard"])
 @pytest.mark.parametrize("ansatz", ["reupload", "reupload_v1", "encode_once"])
 def test_a_fresh_adapter_adds_exactly_nothing(core: str, fusion: str, ansatz: str) -> None:
@@ -124,7 +128,7 @@ def test_a_fresh_update_has_the_size_of_x_whatever_the_widths() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 12), (2, 0, 12), (12,), (1, 1, 1, 12)])
-@pytest.mark.parametrize("core", ["quantum", "mlp", "fourier", "none"])
+@pytest.mark.parametrize("core", ["quantum", "constant", "mlp", "fourier", "none"])
 def test_any_number_of_rows_will_do(core: str, shape: tuple[int, ...]) -> None:
     _, adapter = built(12, 10, core=core, r=2)
     x = torch.randn(*shape, dtype=torch.float64, requires_grad=True)

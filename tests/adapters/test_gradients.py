@@ -8,7 +8,7 @@ from torch import nn
 from qpeft.adapters.qtha import QthaAdapter
 from qpeft.layers import QuantumLayer
 
-CORES = ["quantum", "none", "mlp", "product", "frozen", "fourier"]
+CORES = ["quantum", "none", "constant", "mlp", "product", "frozen", "fourier"]
 
 
 def adapter_of(**options: object) -> QthaAdapter:
@@ -33,7 +33,7 @@ def test_every_trained_tensor_gets_a_gradient(core: str, fusion: str) -> None:
     assert ("core.angles" in gradients) == (core in ("quantum", "product"))
 
 
-@pytest.mark.parametrize("core", [core for core in CORES if core != "none"])
+@pytest.mark.parametrize("core", [core for core in CORES if core not in ("none", "constant")])
 def test_gradients_reach_the_input_side_through_the_core_alone(core: str) -> None:
     adapter = adapter_of(core=core)
     nn.init.zeros_(adapter.C)  # without the dense branch, only the core carries z

@@ -81,7 +81,9 @@ def test_keys_of_a_saved_adapter_are_these() -> None:
     }
 
 
-@pytest.mark.parametrize("core", ["quantum", "none", "mlp", "product", "frozen", "fourier"])
+@pytest.mark.parametrize(
+    "core", ["quantum", "none", "constant", "mlp", "product", "frozen", "fourier"]
+)
 def test_a_loaded_adapter_is_the_saved_one(core: str, tmp_path: Path) -> None:
     model = adapted(tiny_llama(), core=core, modules_to_save=["lm_head"], r=2)
     with torch.no_grad():

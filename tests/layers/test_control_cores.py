@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qpeft.errors import ConfigError
-from qpeft.layers import FourierCore, MlpCore, QuantumLayer
+from qpeft.layers import ConstantCore, FourierCore, MlpCore, QuantumLayer
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -75,3 +75,14 @@ def test_controls_compute_in_their_weights_precision(dtype: torch.dtype) -> None
     for core in (MlpCore(4, 2), FourierCore(2)):
         width = 4 if isinstance(core, MlpCore) else 2
         assert core(torch.randn(3, width).to(dtype)).dtype == torch.float32
+
+
+def test_a_constant_is_the_same_for_every_row_and_learns() -> None:
+    torch.manual_seed(0)
+    core = ConstantCore(4)
+    assert core.values.abs().max() <= 1
+    values = core(torch.randn(3, 2, 4))
+    assert values.shape == (3, 2, 4)
+    assert torch.equal(values, core.values.expand(3, 2, 4))
+    values.sum().backward()
+    assert torch.equal(core.values.grad, torch.full((4,), 6.0))

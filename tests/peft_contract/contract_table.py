@@ -49,6 +49,7 @@ CUSTOM_CASES = [
     slow(*custom("encode_once", ansatz="encode_once", r=2)),
     slow(*custom("target_saving", "MLP2", target_saving=0.1, r=6)),
     slow(*custom("core none", core="none")),
+    slow(*custom("core constant", core="constant")),
     slow(*custom("core mlp", core="mlp")),
     slow(*custom("core product", core="product")),
     slow(*custom("core frozen", core="frozen")),

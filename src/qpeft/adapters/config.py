@@ -13,7 +13,7 @@ from qpeft.layers.evaluation import EXACT, GRADIENTS, Evaluation
 from qpeft.layers.gradients import RULES
 from qpeft.layers.quantum import ANGLE_INITS
 
-CORES = ("quantum", "none", "mlp", "product", "frozen", "fourier")
+CORES = ("quantum", "none", "constant", "mlp", "product", "frozen", "fourier")
 FUSIONS = ("linear", "hadamard")
 
 
@@ -36,8 +36,8 @@ class QthaConfig(PeftConfig):
         n_layers: Circuit layers L; `n_layers=r` is the paper's setting.
         ansatz: "reupload" (reference order), "reupload_v1" or "encode_once".
         fusion: "linear" for h = C z + Q q, "hadamard" for h = (C z) * q.
-        core: "quantum", or a control in the circuit's place: "none", "mlp", "product", "frozen" or
-            "fourier".
+        core: "quantum", or a control in the circuit's place: "none", "constant", "mlp", "product", "frozen"
+            or "fourier".
         groups: Blocks of r / groups qubits that never interact.
         angle_map: What is done to z on its way into the core: nothing ("raw"), pi * tanh(z) ("tanh"), or
             z divided by its root mean square over the r inputs ("rms").

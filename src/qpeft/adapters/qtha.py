@@ -23,7 +23,7 @@ from qpeft.adapters.together import prepare_in_forward, stop_preparing
 from qpeft.backends import BoundCircuit
 from qpeft.circuits import build_ansatz
 from qpeft.errors import MergeError
-from qpeft.layers import FourierCore, MlpCore, QuantumLayer, TensorTrain
+from qpeft.layers import ConstantCore, FourierCore, MlpCore, QuantumLayer, TensorTrain
 from qpeft.layers.evaluation import EXACT, Evaluation
 from qpeft.layers.quantum import bind_each
 from qpeft.layers.tensor_train import contract_each
@@ -182,7 +182,7 @@ class QthaAdapter(nn.Module):
 
 def build_core(
     config: QthaConfig, r: int, evaluation: Evaluation = EXACT
-) -> QuantumLayer | MlpCore | FourierCore | None:
+) -> QuantumLayer | ConstantCore | MlpCore | FourierCore | None:
     """Return what computes q from z: the circuit, or the control that stands in its place.
 
     Raises:
@@ -190,6 +190,8 @@ def build_core(
     """
     if config.core == "none":
         return None
+    if config.core == "constant":
+        return ConstantCore(r)
     n, is_entangled = r // config.groups, config.core != "product"
     circuit = build_ansatz(config.ansatz, n, config.n_layers, is_entangled=is_entangled)
     if config.core == "mlp":

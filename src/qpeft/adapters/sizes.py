@@ -93,6 +93,8 @@ def n_core_parameters(config: QthaConfig, r: int) -> int:
     """Return the trained parameters of what stands in the core's place."""
     if config.core in ("none", "frozen"):
         return 0
+    if config.core == "constant":
+        return r
     n = r // config.groups
     circuit = build_ansatz(config.ansatz, n, config.n_layers, is_entangled=config.core != "product")
     if config.core == "fourier":

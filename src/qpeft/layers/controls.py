@@ -1,4 +1,4 @@
-"""What stands in the circuit's place in the controls: a small network, or free Fourier coefficients."""
+"""What stands in the circuit's place in controls: a constant, a small network, or free Fourier coefficients."""
 
 import math
 
@@ -15,6 +15,27 @@ ANGLE_MAPS = ("raw", "tanh", "rms")
 
 RMS_EPS = 1e-12
 """Added to the mean square, so that inputs of zero give angles of zero."""
+
+
+class ConstantCore(nn.Module):
+    """q = b, one trained number for each output, whatever z is: all that a circuit can do that ignores its input.
+
+    Args:
+        width: r, outputs.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.values = nn.Parameter(torch.empty(width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the values as expectation values may be, uniform in (-1, 1)."""
+        nn.init.uniform_(self.values, -1, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (..., width) for inputs (..., width)."""
+        return self.values.expand(inputs.shape)
 
 
 class MlpCore(nn.Module):

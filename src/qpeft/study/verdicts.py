@@ -25,7 +25,7 @@ ROUNDING = 0.005
 EQUAL_COUNT = 1.05
 """Two parameter counts within this factor are called equal."""
 
-CONTROL_CORES = ("none", "mlp", "frozen", "product", "fourier")
+CONTROL_CORES = ("none", "constant", "mlp", "frozen", "product", "fourier")
 """What stands in the circuit's place in a control."""
 
 PAPER = "arXiv 2503.12790"

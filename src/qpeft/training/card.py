@@ -172,8 +172,8 @@ def _size(arm: AdapterSpec, count: Mapping[str, Any]) -> str:
         text += (
             "\n\nWhatever is saved against LoRA, the tensor networks save; a circuit only adds "
             "angles. No quantum advantage is claimed. What a circuit contributes can be measured "
-            "with the controls that stand in its place (`core: none`, `mlp`, `product`, `frozen`, "
-            "`fourier`)."
+            "with the controls that stand in its place (`core: none`, `constant`, `mlp`, `product`, "
+            "`frozen`, `fourier`)."
         )
     return text
 
