@@ -224,6 +224,7 @@ class TrainingSpec(_Spec):
     batch_size: _Count = 16
     gradient_accumulation: _Count = 1
     learning_rate: Annotated[_Number, Field(gt=0)] = 1e-3
+    angle_rate_ratio: Annotated[_Number, Field(gt=0)] | None = None
     schedule: Literal[
         "linear",
         "cosine",

@@ -62,6 +62,8 @@ def training_params(recipe: Recipe) -> dict[str, Any]:
     """Return how a recipe trains, under the names of method_comparison's `TrainConfig`."""
     training, evaluation = recipe.training, recipe.evaluation
     dtypes = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    angles = training.angle_rate_ratio
+    own = {} if angles is None else {"angle_rate_ratio": angles}
     quantized = {"8bit": "int8", "4bit": "int4"}.get(recipe.model.quantization or "")
     return {
         "model_id": recipe.model.name,
@@ -77,7 +79,11 @@ def training_params(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "grad_norm_clip": training.max_grad_norm,
         "optimizer_type": "AdamW",
-        "optimizer_kwargs": {"lr": training.learning_rate, "weight_decay": training.weight_decay},
+        "optimizer_kwargs": {
+            "lr": training.learning_rate,
+            "weight_decay": training.weight_decay,
+            **own,
+        },
         "lr_scheduler": training.schedule,
         "use_amp": False,
         "autocast_adapter_dtype": True,

@@ -83,6 +83,7 @@ def make_trainer(
             callbacks=callbacks,
         )
     trainer.compiles = spec.torch_compile
+    trainer.angle_rate_ratio = spec.angle_rate_ratio
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -160,6 +161,19 @@ class _Trainer(SFTTrainer):
     compiles = False
     """Whether the model's layers run compiled while they are trained."""
 
+    angle_rate_ratio: float | None = None
+    """The learning rate of circuit angles over that of all other parameters; None for the same rate."""
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Return the optimizer, with circuit angles in groups of their own if they have a rate of their own."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new and self.angle_rate_ratio is not None:
+            named = self.model.named_parameters()
+            angles = {id(p) for name, p in named if name.endswith(_ANGLES)}
+            _split_groups(optimizer, angles, self.angle_rate_ratio)
+        return optimizer
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; with `compiles`, the layers are compiled until it ends, however it ends."""
         with compiled(self.model) if self.compiles else nullcontext():
@@ -193,6 +207,19 @@ class _Trainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none: the run writes its own."""
+
+
+_ANGLES = ".core.angles"
+"""How the names of circuit angles end."""
+
+
+def _split_groups(optimizer: torch.optim.Optimizer, chosen: set[int], ratio: float) -> None:
+    """Move parameters, chosen by their ids, to groups whose learning rate is `ratio` times that of the others."""
+    for group in list(optimizer.param_groups):
+        own = [p for p in group["params"] if id(p) in chosen]
+        if own:
+            group["params"] = [p for p in group["params"] if id(p) not in chosen]
+            optimizer.add_param_group({**group, "params": own, "lr": ratio * group["lr"]})
 
 
 def _training_config(
