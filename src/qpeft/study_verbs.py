@@ -45,6 +45,12 @@ def study(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do failed runs again.")
     ] = False,
+    take_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another study's folder, of which the same runs are copied and not done again."
+        ),
+    ] = None,
 ) -> None:
     """Compare adapters fairly: arms x tasks x seeds, with the same budget for each; resumable."""
     from qpeft.study.reading import load_study
@@ -70,9 +76,10 @@ def study(
         n_threads=_n_threads(n_cores // n_workers),
         is_quick=quick,
         retry_failed=retry_failed,
+        take_from=take_from,
         progress=RichProgress(console),
     )
-    _show_outcome(outcome, _command(file, quick, workers, set_ or []))
+    _show_outcome(outcome, _command(file, quick, workers, take_from, set_ or []))
 
 
 class ReportFormat(StrEnum):
@@ -191,9 +198,12 @@ def _show_outcome(outcome: "StudyOutcome", command: str) -> None:
         raise typer.Exit(EXIT_ERROR)
 
 
-def _command(file: Path, quick: bool, workers: int | None, overrides: list[str]) -> str:
+def _command(
+    file: Path, quick: bool, workers: int | None, take_from: Path | None, overrides: list[str]
+) -> str:
     words = ["qpeft", "study", str(file), *(["--quick"] if quick else [])]
     words += ["--workers", str(workers)] if workers else []
+    words += ["--take-from", str(take_from)] if take_from else []
     return shlex.join([*words, *(word for value in overrides for word in ("--set", value))])
 
 

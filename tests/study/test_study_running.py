@@ -172,6 +172,36 @@ def test_another_seed_is_added_and_no_other_run_is_touched(
     assert names(in_this_process) == ["lora/seed2", "qtha/seed2"]
 
 
+def test_the_same_runs_of_another_study_are_taken_over(
+    finished: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    other = {**QTHA, "name": "wide", "bond_dim": 2}
+    path = write_study(tmp_path, tuning=TUNING, arms=[LORA, QTHA, other])
+    plan = plan_study(load_study(path))
+    outcome = run_study(plan, n_workers=1, take_from=finished)
+    assert outcome.n_succeeded == outcome.n_jobs == 13
+    assert {Path(folder).relative_to(outcome.folder).parts[1] for folder in in_this_process} == {
+        "wide"
+    }
+    taken, original = (
+        read_results(folder).rows_of("sums", "lora") for folder in (outcome.folder, finished)
+    )
+    assert taken == original
+    assert not list(outcome.folder.rglob("*.partial"))
+
+
+def test_a_run_with_another_recipe_is_not_taken_over(
+    finished: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    path = write_study(tmp_path, tuning=TUNING, arms=[LORA, {**QTHA, "bond_dim": 2}])
+    run_study(plan_study(load_study(path)), n_workers=1, take_from=finished)
+    assert {Path(folder).parts[-3 if "trials" in folder else -2] for folder in in_this_process} == {
+        "qtha"
+    }
+    with pytest.raises(StudyError, match="holds no study from which"):
+        run_study(plan_study(load_study(path)), n_workers=1, take_from=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

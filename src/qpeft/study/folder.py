@@ -145,6 +145,28 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     return "waiting"
 
 
+def take_over(source: Path, folder: Path, content: Mapping[str, Any]) -> None:
+    """Copy a job that another study has done, if it is the very same and this study has not begun it.
+
+    Args:
+        source: The job's folder in the other study; it may not be there.
+        folder: The job's own.
+        content: What the worker would read.
+    """
+    file = source / "job.json"
+    if (folder / "job.json").exists() or not file.exists():
+        return
+    if read_status(source).get("status") != "succeeded":
+        return
+    if _job_key(read_json(file)) != _job_key(content):
+        return
+    partial = folder.with_name(f"{folder.name}.partial")
+    for left_over in (partial, folder):
+        shutil.rmtree(left_over, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(folder)
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """Return how a job ended; nothing if it was never begun."""
     file = folder / "status.json"

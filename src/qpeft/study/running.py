@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qpeft.errors import StudyError
 from qpeft.study.folder import (
     FINAL,
     State,
@@ -20,6 +21,7 @@ from qpeft.study.folder import (
     open_study,
     read_status,
     study_lock,
+    take_over,
     trial_data,
     write_status,
 )
@@ -58,6 +60,7 @@ def run_study(
     n_threads: int = 1,
     is_quick: bool = False,
     retry_failed: bool = False,
+    take_from: Path | None = None,
     progress: Progress | None = None,
 ) -> StudyOutcome:
     """Do all of a study that is not done yet.
@@ -68,19 +71,22 @@ def run_study(
         n_threads: Threads of each; a job that was begun before keeps those that it had.
         is_quick: Whether the plan is the quick variant.
         retry_failed: Whether failed jobs are done again.
+        take_from: Folder of another study; jobs that it has done and that are the same are copied from there.
         progress: Told how it goes; nobody by default.
 
     Returns:
         How far the study is, also when Ctrl-C ended the session (`is_interrupted`).
 
     Raises:
-        StudyError: The folder holds another study, or another process works on this one.
+        StudyError: The folder holds another study, another process works on this one, or `take_from` holds none.
     """
+    if take_from is not None and not (take_from / "study.json").exists():
+        raise StudyError(f"{take_from} holds no study from which runs could be taken.")
     progress = progress or SilentProgress()
     lock = study_lock(plan.spec.output_dir)
     try:
         folder = open_study(plan, is_quick=is_quick)
-        session = _Session(plan, folder, n_workers, n_threads, retry_failed, progress)
+        session = _Session(plan, folder, n_workers, n_threads, retry_failed, progress, take_from)
         is_interrupted = session.go()
         states = [session.states[job] for job in plan.jobs]
     finally:
@@ -128,6 +134,7 @@ class _Session:
     n_threads: int
     retry_failed: bool
     progress: Progress
+    take_from: Path | None = None
     states: dict[Job, State] = field(default_factory=dict)
     workers: dict[Job, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -178,6 +185,8 @@ class _Session:
             self.states[job] = "failed"
             self._tell()
             return
+        if self.take_from is not None:
+            take_over(self.take_from / job.folder, path, content)
         self.states[job] = begin_job(path, content, retry_failed=self.retry_failed)
         if self.states[job] != "waiting":
             self._tell()
