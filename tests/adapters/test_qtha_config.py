@@ -17,7 +17,7 @@ from qpeft.errors import ConfigError, QpeftError
         ({"ansatz": "reuplaod"}, "Unknown ansatz 'reuplaod'. Did you mean 'reupload'?"),
         ({"fusion": "linaer"}, "Unknown fusion 'linaer'. Did you mean 'linear'?"),
         ({"core": "quantom"}, "Unknown core 'quantom'. Did you mean 'quantum'?"),
-        ({"core": "xyz"}, "Valid: fourier, frozen, mlp, none, product, quantum."),
+        ({"core": "xyz"}, "Valid: constant, fourier, frozen, mlp, none, product, quantum."),
         ({"angle_map": "tan"}, "Unknown angle_map 'tan'. Did you mean 'tanh'?"),
         ({"angle_init": "smal"}, "Unknown angle_init 'smal'. Did you mean 'small'?"),
         ({"gradient": "autograde"}, "Unknown gradient 'autograde'. Did you mean 'autograd'?"),

@@ -216,8 +216,10 @@ def test_a_quick_variant_names_only_what_there_is(tmp_path: Path) -> None:
     for quick in ({"arms": 3}, {"tasks": [{"name": "x"}]}):
         with pytest.raises(RecipeError, match=r"tiny\.yaml: quick\.(arms|tasks): "):
             load_study(write_study(tmp_path, quick=quick), is_quick=True)
-    with pytest.raises(RecipeError, match="quick: expected the keys that --quick replaces"):
+    with pytest.raises(RecipeError, match="quick: is not there; it holds the keys"):
         load_study(write_study(tmp_path), is_quick=True)
+    with pytest.raises(RecipeError, match="quick: expected the keys that --quick replaces, got 3"):
+        load_study(write_study(tmp_path, quick=3), is_quick=True)
 
 
 def test_a_missing_file_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def load_study(
 
 def _apply_quick(raw: dict[str, Any], quick: Any) -> list[tuple[Key, str]]:
     """Put the quick variant in place; arms and tasks are chosen by name, mappings are merged."""
+    if quick is None:
+        return [(("quick",), "is not there; it holds the keys that --quick replaces")]
     if not isinstance(quick, Mapping):
         return [(("quick",), f"expected the keys that --quick replaces, got {got(quick)}")]
     found: list[tuple[Key, str]] = []
