@@ -12,7 +12,11 @@ from torch import Tensor
 
 from qpeft.errors import StudyError
 from qpeft.study.measures.angle_gradients import measure_angle_gradients, training_batch
-from qpeft.study.measures.effective_rank import effective_rank, measure_effective_rank
+from qpeft.study.measures.effective_rank import (
+    compressed,
+    effective_rank,
+    measure_effective_rank,
+)
 from qpeft.study.measures.forgetting import base_texts, measure_forgetting
 from qpeft.study.measures.subject import Subject, circuits_of, qtha_adapters
 from qpeft.training.losses import completion_loss_sum
@@ -210,3 +214,19 @@ def test_gradients_are_left_out_where_no_angle_is_trained(folder: Path, lora: Su
     assert "no circuits" in measure_angle_gradients(lora)["left_out"]
     frozen = make_subject(folder / "frozen", {**QTHA, "core": "frozen"})
     assert "does not train" in measure_angle_gradients(frozen)["left_out"]
+
+
+@pytest.mark.parametrize("rank", [1, 8, 40])
+def test_a_matrix_of_low_rank_keeps_its_singular_values_when_it_is_compressed(rank: int) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(300, rank).double() @ torch.randn(rank, 200).double()
+    noisy = matrix + 1e-7 * torch.randn(300, 200)
+    small = compressed(noisy, 1e-6 * math.sqrt(noisy.numel()))
+    assert small.shape == (64, 200)
+    assert effective_rank(small, 1e-5) == pytest.approx(effective_rank(noisy, 1e-5), rel=1e-6)
+
+
+def test_a_matrix_of_many_directions_or_few_rows_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    for matrix in (torch.randn(300, 200).double(), torch.randn(100, 500).double()):
+        assert compressed(matrix, 1e-6) is matrix
