@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from qpeft.study.folder import begin_job, read_status
 from qpeft.study.plan import plan_study
 from qpeft.study.reading import load_study
 from qpeft.study.record import read_results
-from qpeft.study.results import TrialRow
+from qpeft.study.results import RunRow, TrialRow
 from qpeft.study.running import StudyOutcome, run_study
 from qpeft.study.tuning import choose_rate
+from qpeft.training import run as training_run
 from qpeft.training import train
 
 TUNING = {"learning_rates": [0.01, 0.03], "steps": 3}
@@ -188,6 +190,39 @@ def test_the_same_runs_of_another_study_are_taken_over(
     )
     assert taken == original
     assert not list(outcome.folder.rglob("*.partial"))
+
+
+def test_a_run_with_the_seed_of_the_trials_takes_their_training_and_comes_to_the_same(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    make_trainer = training_run.make_trainer
+
+    def make(recipe: Recipe, *args: Any, **options: Any) -> Any:
+        trained.append("/".join(recipe.output_dir.parts[-2:]))
+        return make_trainer(recipe, *args, **options)
+
+    monkeypatch.setattr(training_run, "make_trainer", make)
+    rates = {"learning_rates": [0.03]}  # all steps
+    rows = {}
+    for way in ("taken", "anew"):
+        if way == "anew":
+            monkeypatch.setattr(running, "take_training", lambda *_: None)
+        path = write_study(tmp_path / way, tuning=rates, output_dir=str(tmp_path / way / "study"))
+        assert do(path).n_succeeded == 7
+        rows[way] = read_results(tmp_path / way / "study").rows
+    assert trained[:4] == ["trials/lr0.03", "trials/lr0.03", "lora/seed1", "qtha/seed1"]
+    assert len(trained) == 4 + 6
+    assert len(in_this_process) == 14  # the answers and the measures are a job of their own
+    taken, anew = ([_without_times(row) for row in rows[way]] for way in rows)
+    assert taken == anew
+    run = tmp_path / "taken" / "study" / "sums" / "lora" / "seed0"
+    assert read_status(run)["trained_in"] == "lr0.03"
+
+
+def _without_times(row: RunRow) -> RunRow:
+    measures = {key: value for key, value in row.measures.items() if key != "seconds"}
+    return replace(row, seconds_per_step=None, peak_memory=None, measures=measures)
 
 
 def test_a_run_with_another_recipe_is_not_taken_over(

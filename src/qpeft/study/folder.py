@@ -167,6 +167,38 @@ def take_over(source: Path, folder: Path, content: Mapping[str, Any]) -> None:
     partial.rename(folder)
 
 
+def take_training(trial: Path, folder: Path, content: Mapping[str, Any]) -> None:
+    """Let a run begin with the adapter of a trial that is its very training, if the run has not begun.
+
+    Training is the same to the bit for the same recipe, so a run with the trials' seed would only do it again.
+    Only the answers and the measures are left to do.
+
+    Args:
+        trial: Folder of the trial of the run's learning rate; it may not be there.
+        folder: The run's own.
+        content: What the worker would read.
+    """
+    file = trial / "job.json"
+    if (folder / "job.json").exists() or not file.exists():
+        return
+    status = read_status(trial)
+    if status.get("status") != "succeeded" or _training(read_json(file)) != _training(content):
+        return
+    arm = content["arm"]
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(trial / arm, folder / arm, ignore=shutil.ignore_patterns("checkpoints"))
+    record = {**read_json(trial / "results.json")["arms"][arm], "evaluations": []}
+    write_json(folder / "results.json", {"status": "running", "arms": {arm: record}})
+    write_json(folder / "job.json", content)
+    kept = {key: status[key] for key in ("peak_memory", "n_threads") if key in status}
+    # The training's time is the run's too, though it was not spent twice.
+    before = record["training"]["seconds"]
+    write_json(
+        folder / "status.json",
+        {**kept, "status": "waiting", "seconds_before": before, "trained_in": trial.name},
+    )
+
+
 def read_status(folder: Path) -> dict[str, Any]:
     """Return how a job ended; nothing if it was never begun."""
     file = folder / "status.json"
@@ -177,7 +209,7 @@ def write_status(folder: Path, state: State, **more: Any) -> None:
     """Write how a job is; what was written before and is not named now stays."""
     old = read_status(folder)
     if state == "running":
-        kept = {key: old[key] for key in ("peak_memory",) if key in old}
+        kept = {key: old[key] for key in ("peak_memory", "trained_in") if key in old}
         old = {**kept, "seconds_before": seconds_of(old), "attempts": old.get("attempts", 0) + 1}
         more |= {"started": now(), "error": None}
     else:
@@ -377,3 +409,9 @@ def _job_key(content: Mapping[str, Any]) -> str:
     # A key that a later version knows, and that is not set, makes no other job.
     is_set = {key: value for key, value in whole.items() if value is not None}
     return hashlib.sha256(json.dumps(is_set, sort_keys=True).encode()).hexdigest()
+
+
+def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the training of a job depends on, within one study."""
+    parts = ("model", "adapter", "training", "seed")
+    return {"task": content["task"], **{part: content["recipe"][part] for part in parts}}

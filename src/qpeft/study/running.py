@@ -22,10 +22,11 @@ from qpeft.study.folder import (
     read_status,
     study_lock,
     take_over,
+    take_training,
     trial_data,
     write_status,
 )
-from qpeft.study.plan import Job, StudyPlan
+from qpeft.study.plan import Job, StudyPlan, trial_folder
 from qpeft.study.progress import Progress, SilentProgress, estimate_seconds
 from qpeft.study.tuning import choose_rate, read_trials
 
@@ -187,6 +188,9 @@ class _Session:
             return
         if self.take_from is not None:
             take_over(self.take_from / job.folder, path, content)
+        if job.kind == "run":
+            rate = content["recipe"]["training"]["learning_rate"]
+            take_training(self.folder / trial_folder(job.task, job.arm, rate), path, content)
         self.states[job] = begin_job(path, content, retry_failed=self.retry_failed)
         if self.states[job] != "waiting":
             self._tell()
