@@ -209,7 +209,9 @@ def write_status(folder: Path, state: State, **more: Any) -> None:
     """Write how a job is; what was written before and is not named now stays."""
     old = read_status(folder)
     if state == "running":
-        kept = {key: old[key] for key in ("peak_memory", "trained_in") if key in old}
+        kept: dict[str, Any] = {
+            key: old[key] for key in ("peak_memory", "trained_in") if key in old
+        }
         old = {**kept, "seconds_before": seconds_of(old), "attempts": old.get("attempts", 0) + 1}
         more |= {"started": now(), "error": None}
     else:
