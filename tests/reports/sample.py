@@ -67,7 +67,7 @@ def rich_study(**options: Any) -> StudyResults:
 
 def bare_study() -> StudyResults:
     """Return a study of which not one run has begun."""
-    results = synthetic_results(n_seeds=1, tasks=("arithmetic",))
+    results = synthetic_results(n_seeds=2, tasks=("arithmetic",))
     rows = tuple(RunRow(r.task, r.arm, r.seed, "missing") for r in results.rows)
     arms = tuple(replace(arm, n_parameters=None, n_angles=None, differs={}) for arm in results.arms)
     return replace(results, arms=arms, rows=rows, base={}, trials=(), ansatzes=(), provenance={})

@@ -153,7 +153,7 @@ def test_verdicts_stand_beside_their_claims(page: Element, study: StudyResults) 
 
 def test_failed_runs_are_shown_with_their_error(page: Element) -> None:
     rows = page.at("failures").table("Unfinished runs")
-    assert rows[1][:4] == ["mlp", "The body system of a diagnosis", "1", "failed"]
+    assert rows[1][:4] == ["mlp", "The body system of a diagnosis", "seed 1", "failed"]
     assert "the loss is not a number" in rows[1][4]
 
 

@@ -15,27 +15,18 @@ from qpeft.study import numbers
 def failures_section(material: Material) -> Section:
     """Show every run that has no full result."""
     key, title = "failures", "Runs that did not finish"
+    # Seeds or trials of one arm that ended in the same way share a row.
+    ended: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in material.results.rows:
+        ending = (row.arm, row.task, row.status, row.error or numbers.ABSENT)
+        ended.setdefault(ending, []).append(f"seed {row.seed}")
+    for t in material.results.trials:
+        ending = (t.arm, t.task, t.status, t.error or numbers.ABSENT)
+        ended.setdefault(ending, []).append(f"trial at {numbers.short(t.learning_rate)}")
     rows = [
-        (
-            row.arm,
-            _title(material, row.task),
-            str(row.seed),
-            row.status,
-            row.error or numbers.ABSENT,
-        )
-        for row in material.results.rows
-        if row.status != "succeeded"
-    ]
-    rows += [
-        (
-            t.arm,
-            _title(material, t.task),
-            f"trial at {numbers.short(t.learning_rate)}",
-            t.status,
-            t.error or numbers.ABSENT,
-        )
-        for t in material.results.trials
-        if t.status != "succeeded"
+        (arm, _title(material, task), ", ".join(which), status, error)
+        for (arm, task, status, error), which in ended.items()
+        if status != "succeeded"
     ]
     if not rows:
         n = len(material.results.rows)
@@ -43,7 +34,7 @@ def failures_section(material: Material) -> Section:
     columns = (
         Column("Arm", "arm"),
         Column("Task"),
-        Column("Seed or trial"),
+        Column("Seeds or trials"),
         Column("How it ended"),
         Column("First line of the error"),
     )
