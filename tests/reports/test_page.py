@@ -301,11 +301,12 @@ def test_provenance_has_commands_as_they_are_typed_anywhere() -> None:
     ]
     provenance = {
         "versions": {"torch": "2.13.0", "peft": "0.21.2"},
-        "commands": [words, ["/usr/bin/qpeft", "study", "c.yaml"]],
+        "commands": [words, words, ["/usr/bin/qpeft", "study", "c.yaml"]],
         "data_hashes": {"arithmetic": {"arithmetic/test": "12ab"}},
     }
     section = read_page(page_of(replace(results, provenance=provenance))).at("provenance").text
     assert f"qpeft study 'a b.yaml' output_dir={results.folder.name}/x" in section
+    assert section.count("qpeft study") == 2
     assert "qpeft study c.yaml" in section
     assert "/opt" not in section
     assert "/usr" not in section

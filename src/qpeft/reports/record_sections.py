@@ -195,7 +195,9 @@ def _plain(provenance: Mapping[str, Any], folder: Path | None) -> dict[str, Any]
             hashes = {name: h for task in value.values() for name, h in task.items()}
             shown |= {f"SHA-256 of {name}": found for name, found in hashes.items()}
         elif key == "commands":
-            shown[key] = [_plain_command(command, folder) for command in value]
+            # A study that was interrupted was begun with the same command again and again.
+            shown[key] = list(dict.fromkeys(_plain_command(c, folder) for c in value))
+            shown["sessions"] = len(value)
         else:
             shown[_LABELS.get(key, key)] = value
     return shown
