@@ -21,7 +21,7 @@ from qpeft.errors import ConfigError
 from qpeft.jobs import Journal, State
 from qpeft.recipe import Recipe
 from qpeft.training import train
-from qpeft.training.launching import read_processes
+from qpeft.training.launching import launch, read_processes
 
 ADAPTER = {
     "method": "qtha",
@@ -320,3 +320,17 @@ def test_the_second_machines_processes_come_after_the_firsts(tmp_path: Path) -> 
         "10.0.0.1",
         "4711",
     )
+
+
+def test_an_error_that_all_meet_is_shown_once_whatever_else_they_log(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(
+        '#!/bin/sh\n[ "$RANK" = 0 ] && sleep 1\n'
+        'echo "rank $RANK is connected" >&2\necho "qpeft: a run is there already" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    assert launch(config, ["train", "recipe.yaml"]) == 1
+    assert capfd.readouterr().err.count("qpeft: a run is there already") == 1

@@ -81,10 +81,14 @@ def launch(config: Path, words: Sequence[str]) -> int:
                 f"others were stopped. If nobody did that, the memory was too small: use fewer processes or a "
                 f"smaller training.batch_size. Go on with --resume."
             )
-        complaint = first.read_errors()
-        if complaint.strip() not in workers[0].read_errors():
-            print(complaint, end="", file=sys.stderr)
+        print(_unsaid(first.read_errors(), workers[0].read_errors()), end="", file=sys.stderr)
         return code
+
+
+def _unsaid(complaint: str, said: str) -> str:
+    """Return the lines of a complaint that were not shown yet: a process may also log what no other does."""
+    shown = set(said.splitlines())
+    return "".join(f"{line}\n" for line in complaint.splitlines() if line not in shown)
 
 
 def read_processes(config: Path) -> Processes:

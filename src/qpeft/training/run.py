@@ -99,10 +99,11 @@ def train(
     Raises:
         QpeftError: Anything that the user can put right; nothing was trained.
     """
-    join_processes()
-    reporter = reporter if reporter and is_main() else SilentReporter()
+    # Before the processes meet: one that failed here afterwards could leave the others in the middle of meeting.
     check_run(recipe, resume=resume, overwrite=overwrite)
     _check_loggers(recipe)
+    join_processes()
+    reporter = reporter if reporter and is_main() else SilentReporter()
     try:
         run = _prepare(recipe, reporter, overwrite=overwrite)
         return run.go()
