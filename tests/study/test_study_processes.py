@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny_study import LORA, QTHA, write_study
 
 from qpeft.study import running
-from qpeft.study.folder import read_status
+from qpeft.study.job_folder import read_status
 from qpeft.study.record import read_results
 from qpeft.training.record import read_jsonl
 

@@ -11,7 +11,8 @@ from tiny_study import LORA, QTHA, write_study
 
 from qpeft.errors import StudyError
 from qpeft.jobs.rows import Tally
-from qpeft.study.folder import begin_job, open_study, read_status, seconds_of, write_status
+from qpeft.study.folder import open_study
+from qpeft.study.job_folder import begin_job, read_status, seconds_of, write_status
 from qpeft.study.method_comparison import write_method_comparison
 from qpeft.study.plan import StudyPlan, plan_study, run_folder
 from qpeft.study.progress import estimate_seconds, progress_line

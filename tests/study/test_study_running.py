@@ -14,7 +14,7 @@ from tiny_study import LORA, QTHA, write_study
 from qpeft.errors import StudyError
 from qpeft.recipe import Recipe
 from qpeft.study import running, worker
-from qpeft.study.folder import begin_job, read_status
+from qpeft.study.job_folder import begin_job, read_status
 from qpeft.study.plan import plan_study
 from qpeft.study.reading import load_study
 from qpeft.study.record import read_results

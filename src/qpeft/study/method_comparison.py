@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from qpeft.recipe import Recipe
-from qpeft.study.folder import read_json, read_status, seconds_of
+from qpeft.study.job_folder import read_json, read_status, seconds_of
 from qpeft.study.results import RunRow, StudyResults
 from qpeft.training.record import read_jsonl, write_json
 

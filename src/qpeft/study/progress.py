@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from qpeft.study.folder import FINAL, State, read_status, seconds_of
+from qpeft.study.job_folder import FINAL, State, read_status, seconds_of
 from qpeft.study.plan import Job, StudyPlan
 from qpeft.study.results import BASE_ARM
 

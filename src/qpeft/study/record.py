@@ -13,7 +13,7 @@ import yaml
 
 from qpeft.errors import StudyError
 from qpeft.files import written_whole
-from qpeft.study.folder import read_json, read_status
+from qpeft.study.job_folder import read_json, read_status
 from qpeft.study.plan import run_folder
 from qpeft.study.results import (
     BASE_ARM,

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.errors import StudyError
-from qpeft.study.folder import (
+from qpeft.study.folder import open_study, study_lock, trial_data
+from qpeft.study.job_folder import (
     FINAL,
     State,
     begin_job,
-    open_study,
     read_status,
-    study_lock,
     take_over,
     take_training,
-    trial_data,
     write_status,
 )
 from qpeft.study.plan import Job, StudyPlan, trial_folder

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from qpeft.errors import StudyError
-from qpeft.study.folder import read_json
+from qpeft.study.job_folder import read_json
 from qpeft.study.results import RunRow
 from qpeft.training.record import read_jsonl
 

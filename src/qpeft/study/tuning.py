@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from qpeft.study.folder import read_json, read_status
+from qpeft.study.job_folder import read_json, read_status
 from qpeft.study.plan import trial_folder
 from qpeft.study.results import Status, TrialRow
 from qpeft.study.spec import StudySpec

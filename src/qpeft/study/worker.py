@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) > 1:
         _end_with(int(arguments[1]))
     from qpeft.errors import QpeftError
-    from qpeft.study.folder import write_status
+    from qpeft.study.job_folder import write_status
 
     is_done = False
     # A worker that outlived its parent by a moment still has the folder.
@@ -58,7 +58,7 @@ def do_job(folder: Path) -> bool:
         QpeftError: Anything that the user can put right.
     """
     from qpeft.recipe import Recipe
-    from qpeft.study.folder import note_peak_memory
+    from qpeft.study.job_folder import note_peak_memory
     from qpeft.training import evaluate_base, train
 
     job: dict[str, Any] = json.loads((folder / "job.json").read_text(encoding="utf-8"))
