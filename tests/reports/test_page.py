@@ -342,6 +342,14 @@ def test_work_of_a_machine_is_among_the_cost_only_where_there_was_one(page: Elem
     assert "12,000" in section  # shots of two seeds
 
 
+def test_runs_that_took_over_a_trials_adapter_are_told_among_the_cost(page: Element) -> None:
+    assert "took over" not in page.at("cost").text
+    results = synthetic_results(**SMALL)
+    rows = (replace(results.rows[0], trained_in="lr0.01"), *results.rows[1:])
+    section = read_page(page_of(replace(results, rows=rows))).at("cost").text
+    assert f"the very same training: 1 of {len(rows)}." in section
+
+
 def _contrast(first: str, second: str) -> float:
     """Return WCAG's contrast ratio of two colours."""
     lights = sorted((_luminance(first), _luminance(second)))

@@ -131,11 +131,19 @@ def cost_section(material: Material) -> Section:
         *work.values(),
         "Peak memory, largest",
     )
-    note = (
+    notes = [
         "Training time is steps times the median step; tuning, evaluation and loading come on top. Circuits are "
         "those evaluated in training; on a machine, those that were sent."
+    ]
+    n_taken = sum(row.trained_in is not None for row in material.results.rows)
+    if n_taken:
+        notes.append(
+            f"Runs that took over the adapter of a trial, the very same training: {n_taken} of "
+            f"{len(material.results.rows)}. Its time is counted here too."
+        )
+    return Section(
+        key, title, tables=(arm_table("Cost by arm", headers, rows),), notes=tuple(notes)
     )
-    return Section(key, title, tables=(arm_table("Cost by arm", headers, rows),), notes=(note,))
 
 
 _WORK = {

@@ -163,6 +163,7 @@ def _read_run(
     numbers: dict[str, Any] = {
         "learning_rate": read_json(path / "job.json")["recipe"]["training"]["learning_rate"],
         "peak_memory": status.get("peak_memory"),
+        "trained_in": status.get("trained_in"),
         **_training_numbers(own, read_jsonl(path / arm / "metrics.jsonl")),
         **_test_numbers(path, arm, own, spec.evaluation_of(spec.task(task)).n_shots[0]),
         **_measured(path),

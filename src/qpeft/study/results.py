@@ -96,6 +96,7 @@ class RunRow:
         losses: (step, training loss, nats a token).
         validation_losses: (step, validation loss, nats a token).
         measures: What was measured of the trained adapter itself, by name; see `qpeft.study.measures`.
+        trained_in: The trial whose adapter the run took over, being the very same training; None without.
         folder: The run's folder, relative to the study's.
     """
 
@@ -125,6 +126,7 @@ class RunRow:
     losses: tuple[tuple[int, float], ...] = ()
     validation_losses: tuple[tuple[int, float], ...] = ()
     measures: dict[str, Any] = field(default_factory=dict)
+    trained_in: str | None = None
     folder: str = ""
 
     @property
