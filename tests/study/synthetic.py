@@ -199,7 +199,7 @@ def _run(
         adapter_bytes=4 * (arm.n_parameters or 0) + 512,
         steps=N_STEPS,
         tokens=N_STEPS * 400,
-        first_loss=float(np.mean([loss for _, loss in losses[:tenth]])),
+        first_loss=losses[0][1],
         last_loss=float(np.mean([loss for _, loss in losses[-tenth:]])),
         validation_loss=last + 0.05,
         test_loss=last + 0.06 + 0.002 * float(draw.standard_normal()),

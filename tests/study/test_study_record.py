@@ -85,9 +85,9 @@ def write_run(plan: StudyPlan, folder: Path, arm: str, tokens: int = 500, **resu
 
 def test_a_row_holds_what_the_run_wrote(study: Path) -> None:
     (row,) = read_results(study).rows_of("sums", "qtha")
-    assert row.first_loss == pytest.approx((2.9 + 2.8) / 2)
+    assert row.first_loss == 2.9  # of the untrained adapter, however fast it then learned
     assert row.last_loss == pytest.approx((1.1 + 1.0) / 2)
-    assert row.training_effect == pytest.approx(1 - 1.05 / 2.85)
+    assert row.training_effect == pytest.approx(1 - 1.05 / 2.9)
     assert row.seconds_per_step == pytest.approx(2.0)
     assert (row.validation_loss, row.test_loss) == (2.5, 0.75)
     assert row.scores == (True, True, True, False)

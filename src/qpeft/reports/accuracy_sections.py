@@ -168,7 +168,7 @@ def controls_table(material: Material, tasks: Sequence[str]) -> Table | None:
 def effect_section(material: Material) -> Section:
     """Show the relative reduction of the training loss."""
     text = (
-        "The relative reduction of the training loss between the first and the last tenth of the steps, at equal "
+        "The relative reduction of the training loss from the first step to the last tenth of the steps, at equal "
         "steps: the quantity of which the reported 8.4 % speaks. Larger means that the loss fell further.",
     )
     return _measure_section(material, "effect", "Training effect", "training_effect", text)

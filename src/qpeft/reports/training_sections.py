@@ -188,7 +188,7 @@ def _loss_table(material: Material) -> Table | None:
                 rows.append((arm, task.title, *(numbers.spread(v, 3) for v in values)))
     if not rows:
         return None
-    headers = ("Training, first tenth", "Training, last tenth", "Validation, end", "Test")
+    headers = ("Training, first step", "Training, last tenth", "Validation, end", "Test")
     columns = (Column("Arm", "arm"), Column("Task"), *(Column(h, "number") for h in headers))
     return Table("Losses, nats/token: mean (range over the seeds)", columns, tuple(rows))
 

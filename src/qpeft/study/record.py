@@ -204,7 +204,9 @@ def _training_numbers(
         "n_parameters": own.get("parameters", {}).get("n_trainable"),
         "steps": training.get("steps_done"),
         "tokens": training.get("tokens"),
-        "first_loss": _mean(losses[:tenth]),
+        # Of one batch, but the same for every arm. A mean over steps would be higher for an arm that learns later,
+        # which would then seem to have learned more.
+        "first_loss": losses[0][1] if losses else None,
         "last_loss": _mean(losses[-tenth:]) if training else None,
         "validation_loss": training.get("validation_loss"),
         "seconds_per_step": _step_time(metrics),

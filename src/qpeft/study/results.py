@@ -80,8 +80,8 @@ class RunRow:
         adapter_bytes: Size of the saved weights.
         steps: Optimiser steps.
         tokens: Tokens trained on, padding left out.
-        first_loss: Mean training loss of the first tenth of the steps, nats a token.
-        last_loss: The same of the last tenth.
+        first_loss: Training loss of the first step, before any update, nats a token.
+        last_loss: Mean training loss of the last tenth of the steps.
         validation_loss: After the last step, nats a token.
         test_loss: Nats a token of the test completions.
         scores: For each test example whether the task's verifier took the answer.
@@ -141,7 +141,7 @@ class RunRow:
 
     @property
     def training_effect(self) -> float | None:
-        """The relative reduction of the training loss, (first - last) / first."""
+        """The relative reduction of the training loss, (first - last) / first; all arms have the same first."""
         if not self.first_loss or self.last_loss is None:
             return None
         return (self.first_loss - self.last_loss) / self.first_loss
