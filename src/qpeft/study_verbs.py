@@ -46,9 +46,9 @@ def study(
         bool, typer.Option("--retry-failed", help="Do failed runs again.")
     ] = False,
     take_from: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Another study's folder, of which the same runs are copied and not done again."
+            help="Another study's folder, or published rows: the same runs are taken from there. Repeatable."
         ),
     ] = None,
 ) -> None:
@@ -76,10 +76,10 @@ def study(
         n_threads=_n_threads(n_cores // n_workers),
         is_quick=quick,
         retry_failed=retry_failed,
-        take_from=take_from,
+        take_from=take_from or [],
         progress=RichProgress(console),
     )
-    _show_outcome(outcome, _command(file, quick, workers, take_from, set_ or []))
+    _show_outcome(outcome, _command(file, quick, workers, take_from or [], set_ or []))
 
 
 class ReportFormat(StrEnum):
@@ -92,7 +92,9 @@ class ReportFormat(StrEnum):
 
 @study_verbs.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="The output folder of a study.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The output folder of a study, or one with published rows.")
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Where to write; by default report/ in the folder.")
     ] = None,
@@ -199,11 +201,11 @@ def _show_outcome(outcome: "StudyOutcome", command: str) -> None:
 
 
 def _command(
-    file: Path, quick: bool, workers: int | None, take_from: Path | None, overrides: list[str]
+    file: Path, quick: bool, workers: int | None, take_from: list[Path], overrides: list[str]
 ) -> str:
     words = ["qpeft", "study", str(file), *(["--quick"] if quick else [])]
     words += ["--workers", str(workers)] if workers else []
-    words += ["--take-from", str(take_from)] if take_from else []
+    words += [word for place in take_from for word in ("--take-from", str(place))]
     return shlex.join([*words, *(word for value in overrides for word in ("--set", value))])
 
 

@@ -13,6 +13,7 @@ from synthetic import ARMS, synthetic_results
 
 from qpeft.errors import MissingExtraError, StudyError
 from qpeft.reports import ReportFiles, write_csv, write_report
+from qpeft.reports.accuracy_sections import step_ratios
 from qpeft.reports.arm_styles import DARK_COLOURS, LIGHT_COLOURS, arm_styles
 from qpeft.reports.material import Material
 from qpeft.reports.page import make_page
@@ -223,6 +224,7 @@ def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
         "scores.csv",
         "losses.csv",
         "trials.csv",
+        "published.json",
     }
     assert sorted(f.name for f in (tmp_path / "a").iterdir()) == sorted(
         ["report.html", "report.md", *(f.name for f in first.rows)]
@@ -286,30 +288,26 @@ def test_a_study_without_a_run_is_refused_and_rows_alone_need_no_findings(tmp_pa
             write()
     assert not (tmp_path / "page").exists()
     files = write_csv(synthetic_results(**SMALL), tmp_path / "rows")
-    names = ["rows.csv", "scores.csv", "losses.csv", "trials.csv"]
+    names = ["rows.csv", "scores.csv", "losses.csv", "trials.csv", "published.json"]
     assert files == tuple(tmp_path / "rows" / name for name in names)
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == sorted(names)
 
 
-def test_provenance_has_commands_as_they_are_typed_anywhere() -> None:
+def test_provenance_has_each_command_once_and_all_machines() -> None:
     results = synthetic_results(**SMALL)
-    words = [
-        "/opt/lib/qpeft/__main__.py",
-        "study",
-        "a b.yaml",
-        f"output_dir={results.folder.absolute()}/x",
-    ]
     provenance = {
         "versions": {"torch": "2.13.0", "peft": "0.21.2"},
-        "commands": [words, words, ["/usr/bin/qpeft", "study", "c.yaml"]],
+        "commands": ["qpeft study 'a b.yaml'", "qpeft study 'a b.yaml'", "qpeft study c.yaml"],
         "data_hashes": {"arithmetic": {"arithmetic/test": "12ab"}},
     }
-    section = read_page(page_of(replace(results, provenance=provenance))).at("provenance").text
-    assert f"qpeft study 'a b.yaml' output_dir={results.folder.name}/x" in section
+    rows = tuple(replace(row, machine=f"CPU {row.seed}") for row in results.rows)
+    found = replace(results, provenance=provenance, rows=rows)
+    section = read_page(page_of(found)).at("provenance").text
+    assert "qpeft study 'a b.yaml'" in section
     assert section.count("qpeft study") == 2
-    assert "qpeft study c.yaml" in section
-    assert "/opt" not in section
-    assert "/usr" not in section
+    assert "runs on CPU 0" in section
+    alone = replace(found, rows=tuple(replace(row, machine="CPU 0") for row in rows))
+    assert "runs on" not in read_page(page_of(alone)).at("provenance").text
     assert "torch 2.13.0, peft 0.21.2" in section
     assert "SHA-256 of arithmetic/test" in section
 
@@ -360,3 +358,14 @@ def _luminance(colour: str) -> float:
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return sum(w * x for w, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_step_times_of_two_machines_are_not_compared() -> None:
+    results = synthetic_results(**SMALL)
+    material = Material.of(results, NO_FINDINGS)
+    assert len(step_ratios(material, "qtha")) == 2
+    rows = tuple(
+        replace(row, machine="another") if (row.arm, row.seed) == ("qtha", 0) else row
+        for row in results.rows
+    )
+    assert len(step_ratios(Material.of(replace(results, rows=rows), NO_FINDINGS), "qtha")) == 1

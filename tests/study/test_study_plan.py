@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_study import LORA, QTHA, study_keys, write_study
 
 from qpeft.errors import ConfigError, DataError, RecipeError, StudyError
@@ -143,3 +144,16 @@ def test_workers_are_as_many_as_cores_and_memory_carry(tmp_path: Path) -> None:
     assert n_workers_for(found, 8, 7 * 2**30) == 3
     assert n_workers_for(found, 2, 70 * 2**30) == 2
     assert n_workers_for(found, 2, 2**30) == 1
+
+
+def test_the_type_of_the_weights_is_fixed_by_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is bf16 on one machine and fp32 on another: a study that moves must not mix them."""
+    path = write_study(tmp_path)
+    for has_bf16, dtype in ((False, "fp32"), (True, "bf16")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_bf16: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert plan_study(load_study(path)).spec.model.dtype == dtype
+    asked = write_study(tmp_path, model={"name": "model", "dtype": "fp32"})
+    assert plan_study(load_study(asked)).spec.model.dtype == "fp32"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process import TUNING, InThisProcess, do, names
 from safetensors.torch import load_file
 from tiny_study import LORA, QTHA, write_study
 
@@ -19,64 +20,12 @@ from qpeft.study.plan import plan_study
 from qpeft.study.reading import load_study
 from qpeft.study.record import read_results
 from qpeft.study.results import RunRow, TrialRow
-from qpeft.study.running import StudyOutcome, run_study
+from qpeft.study.running import run_study
 from qpeft.study.tuning import choose_rate
 from qpeft.training import run as training_run
 from qpeft.training import train
 
-TUNING = {"learning_rates": [0.01, 0.03], "steps": 3}
-
-
-class InThisProcess:
-    """A worker that has done its job here before anybody asks: quicker than a process with its imports."""
-
-    started: list[str] = []  # noqa: RUF012 - emptied by the fixture
-    n_threads: list[int] = []  # noqa: RUF012 - emptied by the fixture
-
-    def __init__(self, command: list[str], _log: Path, n_threads: int) -> None:
-        self.started.append(command[3])
-        self.n_threads.append(n_threads)
-        self.code = worker.main(command[3:4])
-
-    def poll(self) -> int:
-        return self.code
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let jobs run here, and return the folders of those that were started."""
-    InThisProcess.started, InThisProcess.n_threads = [], []
-    monkeypatch.setattr(running, "start_worker", InThisProcess)
-    monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
-    return InThisProcess.started
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished tiny study with tuning; the file lies beside it."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "start_worker", InThisProcess)
-        assert do(write_study(folder, tuning=TUNING)).n_succeeded == 9
-    return folder / "study"
-
-
-@pytest.fixture
-def a_copy(finished: Path, tmp_path: Path) -> Path:
-    """A study of one's own in `study/`, to be changed; `again` writes its file."""
-    shutil.copytree(finished.parent, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
-def do(path: Path, **options: Any) -> StudyOutcome:
-    return run_study(plan_study(load_study(path)), n_workers=1, **options)
-
-
 SHORT = {"steps": 1, "evaluate_every": None, "save_every": None}
-
-
-def names(started: list[str]) -> list[str]:
-    return ["/".join(Path(folder).parts[-2:]) for folder in started]
 
 
 def test_a_finished_study_has_all_rows_with_all_numbers(finished: Path) -> None:
@@ -180,7 +129,7 @@ def test_the_same_runs_of_another_study_are_taken_over(
     other = {**QTHA, "name": "wide", "bond_dim": 2}
     path = write_study(tmp_path, tuning=TUNING, arms=[LORA, QTHA, other])
     plan = plan_study(load_study(path))
-    outcome = run_study(plan, n_workers=1, take_from=finished)
+    outcome = run_study(plan, n_workers=1, take_from=[finished])
     assert outcome.n_succeeded == outcome.n_jobs == 13
     assert {Path(folder).relative_to(outcome.folder).parts[1] for folder in in_this_process} == {
         "wide"
@@ -228,12 +177,12 @@ def test_a_run_with_another_recipe_is_not_taken_over(
     finished: Path, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     path = write_study(tmp_path, tuning=TUNING, arms=[LORA, {**QTHA, "bond_dim": 2}])
-    run_study(plan_study(load_study(path)), n_workers=1, take_from=finished)
+    run_study(plan_study(load_study(path)), n_workers=1, take_from=[finished])
     assert {Path(folder).parts[-3 if "trials" in folder else -2] for folder in in_this_process} == {
         "qtha"
     }
     with pytest.raises(StudyError, match="holds no study from which"):
-        run_study(plan_study(load_study(path)), n_workers=1, take_from=tmp_path)
+        run_study(plan_study(load_study(path)), n_workers=1, take_from=[tmp_path])
 
 
 @pytest.mark.parametrize(

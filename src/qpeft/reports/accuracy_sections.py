@@ -300,14 +300,14 @@ def _sizes(material: Material) -> Table:
 
 
 def step_ratios(material: Material, arm: str) -> list[float]:
-    """Return an arm's step time over the reference's, for each task and seed that both have."""
+    """Return an arm's step time over the reference's, for each task and seed that one machine did for both."""
     reference = {
-        (row.task, row.seed): row.seconds_per_step
+        (row.task, row.seed, row.machine): row.seconds_per_step
         for row in material.rows(material.results.reference)
     }
     ratios = []
     for row in material.rows(arm):
-        other = reference.get((row.task, row.seed))
+        other = reference.get((row.task, row.seed, row.machine))
         if row.seconds_per_step and other:
             ratios.append(row.seconds_per_step / other)
     return ratios

@@ -1,4 +1,4 @@
-"""The raw rows as CSV: rows and scores as the study writes them, losses and trials besides."""
+"""The raw rows as files: rows and scores as the study writes them, losses, trials and all else besides."""
 
 import csv
 import dataclasses
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from qpeft.reports.content import Download
+from qpeft.study.published import PUBLISHED, published_json
 from qpeft.study.results import RunRow, StudyResults, TrialRow
 
 
 def csv_files(results: StudyResults) -> list[Download]:
-    """Return every CSV file of a study; what was measured of single layers is left out of rows.csv.
+    """Return every file of a study's results; what was measured of single layers is left out of rows.csv.
 
     Args:
         results: What was measured.
@@ -31,6 +32,9 @@ def csv_files(results: StudyResults) -> list[Download]:
         Download("scores.csv", written["scores.csv"], "one line for each test example of each run"),
         Download("losses.csv", losses_csv(results), "one line for each logged loss"),
         Download("trials.csv", trials_csv(results), "one line for each trial of the tuning"),
+        Download(
+            PUBLISHED, published_json(results), "all else: with it the files make this page again"
+        ),
     ]
 
 

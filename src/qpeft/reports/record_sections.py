@@ -1,15 +1,14 @@
 """Sections on the record: runs that did not finish, who got what, where it all comes from, raw rows."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from qpeft.reports.content import Column, Listing, Section, Table
 from qpeft.reports.csv_rows import csv_files
 from qpeft.reports.material import Material
 from qpeft.study import numbers
+from qpeft.study.results import RunRow
 
 
 def failures_section(material: Material) -> Section:
@@ -76,8 +75,6 @@ def provenance_section(material: Material) -> Section:
     key, title = "provenance", "Provenance"
     results = material.results
     shown = {k: v for k, v in results.provenance.items() if k not in ("parity", "study_file")}
-    if "commands" in shown:
-        shown.pop("command", None)  # the first of them
     rows = [
         ("study", results.name),
         ("base model", results.model),
@@ -86,7 +83,8 @@ def provenance_section(material: Material) -> Section:
             (f"task {t.name}", f"{t.title}; {t.n_test} test examples; judged by {t.verifier}")
             for t in results.tasks
         ),
-        *_flat(_plain(shown, results.folder)),
+        *_flat(_plain(shown)),
+        *_machines(results.rows),
     ]
     table = Table("Where the numbers come from", (Column("What"), Column("Value")), tuple(rows))
     file = results.provenance.get("study_file")
@@ -185,8 +183,19 @@ def _option(value: Any) -> str:
 _MAX_ENTRIES = 4
 
 
-def _plain(provenance: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Return the provenance with one line for all versions, and without the places of one machine."""
+def _machines(rows: Sequence[RunRow]) -> Iterator[tuple[str, str]]:
+    """Yield which runs were done where, if it was not one machine that did all."""
+    places: dict[str, dict[int, None]] = {}
+    for row in rows:
+        if row.machine is not None:
+            places.setdefault(row.machine, {})[row.seed] = None
+    if len(places) > 1:
+        for machine, seeds in places.items():
+            yield f"runs on {machine}", f"seeds {', '.join(map(str, sorted(seeds)))}"
+
+
+def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance with one line for all versions, and each command once."""
     shown: dict[str, Any] = {}
     for key, value in provenance.items():
         if key == "versions" and isinstance(value, Mapping):
@@ -196,7 +205,7 @@ def _plain(provenance: Mapping[str, Any], folder: Path | None) -> dict[str, Any]
             shown |= {f"SHA-256 of {name}": found for name, found in hashes.items()}
         elif key == "commands":
             # A study that was interrupted was begun with the same command again and again.
-            shown[key] = list(dict.fromkeys(_plain_command(c, folder) for c in value))
+            shown[key] = list(dict.fromkeys(value))
             shown["sessions"] = len(value)
         else:
             shown[_LABELS.get(key, key)] = value
@@ -206,27 +215,13 @@ def _plain(provenance: Mapping[str, Any], folder: Path | None) -> dict[str, Any]
 _LABELS = {"n_base": "parameters of the base model", "cpu": "processor"}
 
 
-def _plain_command(command: str | Sequence[str], folder: Path | None) -> str:
-    """Return a command as it is typed anywhere: the program by its name, the study's folder too."""
-    words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
-    program = Path(words[0]) if words else Path()
-    if program.name == "__main__.py":
-        words[0] = program.parent.name
-    elif words:
-        words[0] = program.name
-    text = shlex.join(words)
-    return text if folder is None else text.replace(str(folder.absolute()), folder.name)
-
-
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the leaves of nested data with their paths; commands become lines that a shell takes."""
+    """Yield the leaves of nested data with their paths; each command has a line."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{path} {key}".strip())
-    elif path == "command" and isinstance(value, list | tuple):
-        yield path, shlex.join(map(str, value))
     elif path == "commands" and isinstance(value, list | tuple):
-        yield path, "\n".join(c if isinstance(c, str) else shlex.join(map(str, c)) for c in value)
+        yield path, "\n".join(map(str, value))
     elif isinstance(value, list | tuple):
         yield path, ", ".join(map(str, value)) or numbers.ABSENT
     else:

@@ -1,4 +1,4 @@
-"""A job's folder in a study's: what the job is to do, how far it is, and whether it is done elsewhere already."""
+"""A job's folder in a study's: what the job is to do, how far it is, and whether a trial has done its training."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     """
     status = read_status(folder)
     file = folder / "job.json"
-    if file.exists() and _job_key(read_json(file)) != _job_key(content):
+    if file.exists() and job_key(read_json(file)) != job_key(content):
         shutil.rmtree(folder)
     if not file.exists():  # also a run that failed because it had no learning rate
         status = {}
@@ -38,28 +38,6 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     if state in FINAL and not (state == "failed" and retry_failed):
         return state
     return "waiting"
-
-
-def take_over(source: Path, folder: Path, content: Mapping[str, Any]) -> None:
-    """Copy a job that another study has done, if it is the very same and this study has not begun it.
-
-    Args:
-        source: The job's folder in the other study; it may not be there.
-        folder: The job's own.
-        content: What the worker would read.
-    """
-    file = source / "job.json"
-    if (folder / "job.json").exists() or not file.exists():
-        return
-    if read_status(source).get("status") != "succeeded":
-        return
-    if _job_key(read_json(file)) != _job_key(content):
-        return
-    partial = folder.with_name(f"{folder.name}.partial")
-    for left_over in (partial, folder):
-        shutil.rmtree(left_over, ignore_errors=True)
-    shutil.copytree(source, partial)
-    partial.rename(folder)
 
 
 def take_training(trial: Path, folder: Path, content: Mapping[str, Any]) -> None:
@@ -79,6 +57,8 @@ def take_training(trial: Path, folder: Path, content: Mapping[str, Any]) -> None
     status = read_status(trial)
     if status.get("status") != "succeeded" or _training(read_json(file)) != _training(content):
         return
+    if not (trial / content["arm"]).is_dir():
+        return  # of published rows: there is a loss, but no adapter
     arm = content["arm"]
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(trial / arm, folder / arm, ignore=shutil.ignore_patterns("checkpoints"))
@@ -133,6 +113,29 @@ def seconds_of(status: Mapping[str, Any]) -> float:
     return before + max((times[1] - times[0]).total_seconds(), 0.0)
 
 
+def job_key(content: Mapping[str, Any]) -> str:
+    """Return what two jobs share if they come to the same numbers, wherever the study lies, as SHA-256.
+
+    Args:
+        content: What the worker reads: job.json.
+    """
+    recipe = {key: v for key, v in content["recipe"].items() if key not in ("output_dir", "jobs")}
+    recipe["evaluation"] = {k: v for k, v in recipe["evaluation"].items() if k != "batch_size"}
+    recipe["model"] = {**recipe["model"], "name": place_free(recipe["model"]["name"])}
+    # What the files hold is part of the study's identity, where they lie is not.
+    recipe["data"] = {key: v for key, v in recipe["data"].items() if key != "files"}
+    if content["kind"] == "trial":
+        recipe["data"] = None
+    if content["kind"] == "base":  # it trains nothing
+        recipe["adapter"] = recipe["training"] = None
+    measures = dict(content["measures"] or {})
+    measures.pop("cache_folder", None)
+    whole = flat({**content, "recipe": recipe, "measures": measures})
+    # A key that a later version knows, and that is not set, makes no other job.
+    is_set = {key: value for key, value in whole.items() if value is not None}
+    return hashlib.sha256(json.dumps(is_set, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path) -> Any:
     """Return what a JSON file holds."""
     return json.loads(path.read_text(encoding="utf-8"))
@@ -160,25 +163,6 @@ def _flat_pairs(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any
             yield from _flat_pairs(value, key)
         else:
             yield key, value
-
-
-def _job_key(content: Mapping[str, Any]) -> str:
-    """Return what two jobs share if they come to the same numbers, wherever the study lies."""
-    recipe = {key: v for key, v in content["recipe"].items() if key not in ("output_dir", "jobs")}
-    recipe["evaluation"] = {k: v for k, v in recipe["evaluation"].items() if k != "batch_size"}
-    recipe["model"] = {**recipe["model"], "name": place_free(recipe["model"]["name"])}
-    # What the files hold is part of the study's identity, where they lie is not.
-    recipe["data"] = {key: v for key, v in recipe["data"].items() if key != "files"}
-    if content["kind"] == "trial":
-        recipe["data"] = None
-    if content["kind"] == "base":  # it trains nothing
-        recipe["adapter"] = recipe["training"] = None
-    measures = dict(content["measures"] or {})
-    measures.pop("cache_folder", None)
-    whole = flat({**content, "recipe": recipe, "measures": measures})
-    # A key that a later version knows, and that is not set, makes no other job.
-    is_set = {key: value for key, value in whole.items() if value is not None}
-    return hashlib.sha256(json.dumps(is_set, sort_keys=True).encode()).hexdigest()
 
 
 def _training(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from qpeft.training.adapting import quiet_libraries
 from qpeft.training.data import Splits, load_splits
 from qpeft.training.encoding import EncodedSplit, encode_split
 from qpeft.training.methods import build_adapter_config
-from qpeft.training.models import load_base
+from qpeft.training.models import dtype_name, load_base
 from qpeft.training.plan import AdapterCount, count_adapter, count_steps, expected_memory
 
 Kind = Literal["base", "trial", "run"]
@@ -128,6 +128,7 @@ def plan_study(spec: StudySpec) -> StudyPlan:
     _check_adapters(spec)
     with quiet_libraries():
         model, tokenizer = load_base(spec.model)
+    spec = _with_dtype(spec, model)
     arms = _plan_arms(spec, model)
     encoded = {task.name: _encode(spec, task, tokenizer) for task in spec.tasks}
     tasks = tuple(
@@ -150,6 +151,14 @@ def plan_study(spec: StudySpec) -> StudyPlan:
     )
     jobs = tuple(_jobs(spec))
     return StudyPlan(spec, model.num_parameters(), arms, tasks, parity, jobs, memory)
+
+
+def _with_dtype(spec: StudySpec, model: PreTrainedModel) -> StudySpec:
+    """Return the study with the type of the weights that `auto` is here: on another machine it may be another."""
+    if spec.model.dtype != "auto":
+        return spec
+    chosen = spec.model.model_copy(update={"dtype": dtype_name(model.dtype)})
+    return spec.model_copy(update={"model": chosen})
 
 
 def trial_folder(task: str, arm: str, learning_rate: float) -> Path:

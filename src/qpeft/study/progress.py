@@ -117,6 +117,8 @@ def estimate_seconds(
     for job, state in states.items():
         if state == "succeeded":
             seconds = seconds_of(read_status(folder / job.folder))
+            if not seconds:
+                continue  # taken from published rows
             for key in _likenesses(job):
                 times.setdefault(key, []).append(seconds)
     left = 0.0

@@ -13,8 +13,10 @@ import yaml
 
 from qpeft.errors import StudyError
 from qpeft.files import written_whole
-from qpeft.study.job_folder import read_json, read_status
+from qpeft.study.job_folder import job_key, read_json, read_status
 from qpeft.study.plan import run_folder
+from qpeft.study.provenance import describe_machine, describe_study
+from qpeft.study.published import is_published, read_published
 from qpeft.study.results import (
     BASE_ARM,
     AnsatzRow,
@@ -24,8 +26,9 @@ from qpeft.study.results import (
     Task,
     TrialRow,
 )
-from qpeft.study.same_data import check_same_data
+from qpeft.study.same_data import check_same_data, read_seen
 from qpeft.study.spec import StudySpec
+from qpeft.study.taking import taken_row
 from qpeft.study.tuning import public_state, read_trials
 from qpeft.training.record import read_jsonl
 
@@ -37,12 +40,14 @@ def read_results(folder: Path | str) -> StudyResults:
     """Return all that a study has measured so far.
 
     Args:
-        folder: The study's folder.
+        folder: The study's folder, or one with published results (`qpeft.study.published`).
 
     Raises:
         StudyError: There is no study that can be read, or runs that should have had the same data had not.
     """
     folder = Path(folder)
+    if is_published(folder):
+        return read_published(folder)
     if not (folder / "study.json").exists():
         raise StudyError(
             f"{folder} holds no study. Give the output folder of one, or make it with: qpeft study FILE"
@@ -78,7 +83,7 @@ def read_results(folder: Path | str) -> StudyResults:
         base={task: row for task, row in base.items() if row is not None},
         trials=_trials(folder, spec),
         ansatzes=_ansatzes(folder),
-        provenance=_provenance(folder, record, rows),
+        provenance=describe_study(folder, record, rows),
         folder=folder,
     )
 
@@ -153,6 +158,9 @@ def _read_run(
 ) -> RunRow:
     where = run_folder(task, arm, seed)
     path = folder / where
+    taken = taken_row(path, RunRow)
+    if taken is not None:
+        return taken
     status = read_status(path)
     row = RunRow(
         task, arm, seed, public_state(status), error=_first_line(status), folder=str(where)
@@ -164,16 +172,23 @@ def _read_run(
         "learning_rate": read_json(path / "job.json")["recipe"]["training"]["learning_rate"],
         "peak_memory": status.get("peak_memory"),
         "trained_in": status.get("trained_in"),
+        "machine": describe_machine(path),
+        "job_key": job_key(read_json(path / "job.json")),
         **_training_numbers(own, read_jsonl(path / arm / "metrics.jsonl")),
         **_test_numbers(path, arm, own, spec.evaluation_of(spec.task(task)).n_shots[0]),
         **_measured(path),
     }
+    if row.status == "succeeded":
+        numbers["data_digest"] = read_seen(path, arm).digest
     numbers |= _quantum_work(own, record["arms"][arm], numbers["tokens"])
     return dataclasses.replace(row, **numbers)
 
 
 def _read_base(folder: Path, spec: StudySpec, task: str) -> RunRow | None:
     where = Path(task) / BASE_ARM
+    taken = taken_row(folder / where, RunRow)
+    if taken is not None:
+        return taken
     status = read_status(folder / where)
     if not (folder / where / "results.json").exists():
         return None
@@ -186,6 +201,8 @@ def _read_base(folder: Path, spec: StudySpec, task: str) -> RunRow | None:
         public_state(status),
         error=_first_line(status),
         peak_memory=status.get("peak_memory"),
+        machine=describe_machine(folder / where),
+        job_key=job_key(read_json(folder / where / "job.json")),
         folder=str(where),
         **_test_numbers(folder / where, BASE_ARM, own, n_shots),
     )
@@ -290,21 +307,6 @@ def _arm(name: str, record: Mapping[str, Any]) -> Arm:
 
 def _task(name: str, record: Mapping[str, Any]) -> Task:
     return Task(name, record["title"] or name, record["n_test"], record["verifier"])
-
-
-def _provenance(folder: Path, record: Mapping[str, Any], rows: Sequence[RunRow]) -> dict[str, Any]:
-    first, *later = record["sessions"]
-    done = [read_status(folder / row.folder) for row in rows]
-    ended = [status["ended"] for status in done if "ended" in status]
-    return {
-        **{key: value for key, value in first.items() if key not in ("data_hashes", "seed")},
-        "commands": [session["command"] for session in (first, *later)],
-        "finished": max(ended, default=None),
-        "data_hashes": {name: task["hashes"] for name, task in record["tasks"].items()},
-        "parity": record["parity"],
-        "n_base": record["n_base"],
-        "study_file": (folder / "study.yaml").read_text(encoding="utf-8"),
-    }
 
 
 def _first_line(status: Mapping[str, Any]) -> str | None:

@@ -97,6 +97,9 @@ class RunRow:
         validation_losses: (step, validation loss, nats a token).
         measures: What was measured of the trained adapter itself, by name; see `qpeft.study.measures`.
         trained_in: The trial whose adapter the run took over, being the very same training; None without.
+        machine: What it ran on: processor with its vector instructions, accelerators.
+        data_digest: SHA-256 of what it was trained on, see `qpeft.study.same_data`.
+        job_key: SHA-256 of what it was to do, see `qpeft.study.job_folder`.
         folder: The run's folder, relative to the study's.
     """
 
@@ -127,6 +130,9 @@ class RunRow:
     validation_losses: tuple[tuple[int, float], ...] = ()
     measures: dict[str, Any] = field(default_factory=dict)
     trained_in: str | None = None
+    machine: str | None = None
+    data_digest: str | None = None
+    job_key: str | None = None
     folder: str = ""
 
     @property
@@ -159,6 +165,7 @@ class TrialRow:
         validation_loss: After the last step, nats a token.
         is_chosen: Whether the arm's runs on the task use this rate.
         error: The first line of what went wrong.
+        job_key: SHA-256 of what it was to do, see `qpeft.study.job_folder`.
     """
 
     task: str
@@ -168,6 +175,7 @@ class TrialRow:
     validation_loss: float | None = None
     is_chosen: bool = False
     error: str | None = None
+    job_key: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qpeft.errors import StudyError
 from qpeft.study.folder import open_study, study_lock, trial_data
 from qpeft.study.job_folder import (
     FINAL,
     State,
     begin_job,
     read_status,
-    take_over,
     take_training,
     write_status,
 )
 from qpeft.study.plan import Job, StudyPlan, trial_folder
 from qpeft.study.progress import Progress, SilentProgress, estimate_seconds
+from qpeft.study.taking import Source, open_sources, take
 from qpeft.study.tuning import choose_rate, read_trials
 
 POLL_SECONDS = 0.1
@@ -59,7 +59,7 @@ def run_study(
     n_threads: int = 1,
     is_quick: bool = False,
     retry_failed: bool = False,
-    take_from: Path | None = None,
+    take_from: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> StudyOutcome:
     """Do all of a study that is not done yet.
@@ -70,7 +70,8 @@ def run_study(
         n_threads: Threads of each; a job that was begun before keeps those that it had.
         is_quick: Whether the plan is the quick variant.
         retry_failed: Whether failed jobs are done again.
-        take_from: Folder of another study; jobs that it has done and that are the same are copied from there.
+        take_from: Folders of other studies, or with published results; jobs that one of them has done and that
+            are the same are taken from there.
         progress: Told how it goes; nobody by default.
 
     Returns:
@@ -79,13 +80,12 @@ def run_study(
     Raises:
         StudyError: The folder holds another study, another process works on this one, or `take_from` holds none.
     """
-    if take_from is not None and not (take_from / "study.json").exists():
-        raise StudyError(f"{take_from} holds no study from which runs could be taken.")
+    sources = open_sources(take_from)
     progress = progress or SilentProgress()
     lock = study_lock(plan.spec.output_dir)
     try:
         folder = open_study(plan, is_quick=is_quick)
-        session = _Session(plan, folder, n_workers, n_threads, retry_failed, progress, take_from)
+        session = _Session(plan, folder, n_workers, n_threads, retry_failed, progress, sources)
         is_interrupted = session.go()
         states = [session.states[job] for job in plan.jobs]
     finally:
@@ -133,7 +133,7 @@ class _Session:
     n_threads: int
     retry_failed: bool
     progress: Progress
-    take_from: Path | None = None
+    sources: Sequence[Source] = ()
     states: dict[Job, State] = field(default_factory=dict)
     workers: dict[Job, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -184,8 +184,7 @@ class _Session:
             self.states[job] = "failed"
             self._tell()
             return
-        if self.take_from is not None:
-            take_over(self.take_from / job.folder, path, content)
+        take(self.sources, job.folder, path, content)
         if job.kind == "run":
             rate = content["recipe"]["training"]["learning_rate"]
             take_training(self.folder / trial_folder(job.task, job.arm, rate), path, content)
@@ -227,6 +226,8 @@ class _Session:
             "task": job.task,
             "arm": job.arm,
             "seed": job.seed,
+            # By content: where files lie changes nothing, what they hold does.
+            "data_hashes": sorted(self.plan.task(job.task).splits.hashes.values()),
             "recipe": raw,
             "measures": measures,
         }

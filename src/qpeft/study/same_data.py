@@ -29,11 +29,13 @@ class SeenData:
 
     Args:
         digest: SHA-256 (hexadecimal) of the data's hashes, of how examples were made of them, and of the seed.
-        tokens: Tokens seen after each optimiser step.
+        tokens: Tokens seen after each optimiser step; empty for a run of which the total alone is known.
+        total: Tokens seen in all.
     """
 
     digest: str
     tokens: tuple[int, ...]
+    total: int
 
 
 def check_same_data(folder: Path, record: Mapping[str, Any], rows: Sequence[RunRow]) -> None:
@@ -48,7 +50,7 @@ def check_same_data(folder: Path, record: Mapping[str, Any], rows: Sequence[RunR
         StudyError: Names both runs and what differs.
     """
     done = {(row.task, row.arm, row.seed): row for row in rows if row.status == "succeeded"}
-    seen = {key: read_seen(folder / row.folder, row.arm) for key, row in done.items()}
+    seen = {key: _seen_by(folder, row) for key, row in done.items()}
     for key, row in done.items():
         task, arm, seed = key
         other_key = (task, record["arms"][arm]["compared_with"], seed)
@@ -79,7 +81,16 @@ def read_seen(run: Path, arm: str) -> SeenData:
     whole = [sorted(provenance["data_hashes"].values()), provenance["seed"], made]
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
     rows = read_jsonl(run / arm / "metrics.jsonl")
-    return SeenData(digest, tuple(row["tokens"] for row in rows if "tokens" in row))
+    tokens = tuple(row["tokens"] for row in rows if "tokens" in row)
+    return SeenData(digest, tokens, tokens[-1] if tokens else 0)
+
+
+def _seen_by(folder: Path, row: RunRow) -> SeenData:
+    run = folder / row.folder
+    if (run / "provenance.json").exists():
+        return read_seen(run, row.arm)
+    # Taken from published rows.
+    return SeenData(row.data_digest or "unknown", (), row.tokens or 0)
 
 
 def _difference(own: SeenData, other: SeenData, *, is_declared: bool) -> tuple[str, str] | None:
@@ -88,6 +99,10 @@ def _difference(own: SeenData, other: SeenData, *, is_declared: bool) -> tuple[s
         return f"the data {own.digest[:12]}", f"the data {other.digest[:12]}"
     if is_declared or own.tokens == other.tokens:
         return None
+    if not own.tokens or not other.tokens:
+        if own.total == other.total:
+            return None
+        return f"{own.total:,} tokens", f"{other.total:,} tokens"
     if len(own.tokens) != len(other.tokens):
         return f"{len(own.tokens)} steps", f"{len(other.tokens)} steps"
     step = next(

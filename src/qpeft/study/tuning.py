@@ -1,12 +1,14 @@
 """Which learning rate an arm's runs on a task use: that of the trial with the least validation loss."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from qpeft.study.job_folder import read_json, read_status
+from qpeft.study.job_folder import job_key, read_json, read_status
 from qpeft.study.plan import trial_folder
 from qpeft.study.results import Status, TrialRow
 from qpeft.study.spec import StudySpec
+from qpeft.study.taking import taken_row
 
 
 def read_trials(folder: Path, spec: StudySpec, task: str, arm: str) -> tuple[TrialRow, ...]:
@@ -23,18 +25,7 @@ def read_trials(folder: Path, spec: StudySpec, task: str, arm: str) -> tuple[Tri
         for rate in sorted(spec.tuning.learning_rates)
     ]
     rate = choose_rate(trials)
-    return tuple(
-        TrialRow(
-            trial.task,
-            trial.arm,
-            trial.learning_rate,
-            trial.status,
-            trial.validation_loss,
-            trial.learning_rate == rate,
-            trial.error,
-        )
-        for trial in trials
-    )
+    return tuple(replace(trial, is_chosen=trial.learning_rate == rate) for trial in trials)
 
 
 def choose_rate(trials: Sequence[TrialRow]) -> float | None:
@@ -48,12 +39,19 @@ def choose_rate(trials: Sequence[TrialRow]) -> float | None:
 
 
 def _read_trial(folder: Path, task: str, arm: str, rate: float) -> TrialRow:
+    taken = taken_row(folder, TrialRow)
+    if taken is not None:
+        return taken
     status = read_status(folder)
     loss = None
     if (folder / "results.json").exists():
         record = read_json(folder / "results.json")["arms"].get(arm, {})
         loss = record.get("training", {}).get("validation_loss")
-    return TrialRow(task, arm, rate, public_state(status), loss, error=status.get("error"))
+    file = folder / "job.json"
+    key = job_key(read_json(file)) if file.exists() else None
+    return TrialRow(
+        task, arm, rate, public_state(status), loss, error=status.get("error"), job_key=key
+    )
 
 
 def public_state(status: dict[str, str]) -> Status:

@@ -111,6 +111,11 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, f"safe on {device.type}"
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return what a recipe calls a type of weights."""
+    return next(name for name, known in _DTYPES.items() if known == dtype)
+
+
 def _locate(spec: ModelSpec, progress: Progress | None) -> tuple[str, str | None]:
     """Return the folder or hub id, and the GGUF file in it if it is one."""
     path = Path(spec.name).expanduser()

@@ -155,7 +155,7 @@ def describe_provenance(recipe: Recipe, data_hashes: Mapping[str, str]) -> dict[
         "versions": _versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "n_threads": torch.get_num_threads(),
         "gpus": gpus,
     }

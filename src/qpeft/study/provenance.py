@@ -1,0 +1,58 @@
+"""Where a study's numbers come from, as its results tell it: nothing in it names a place on one machine."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qpeft.study.job_folder import read_json, read_status
+from qpeft.study.results import RunRow
+
+
+def describe_study(
+    folder: Path, record: Mapping[str, Any], rows: Sequence[RunRow]
+) -> dict[str, Any]:
+    """Return versions, machine, commands, hashes and dates of a study.
+
+    Args:
+        folder: The study's.
+        record: Its study.json.
+        rows: Its runs.
+    """
+    first, *later = record["sessions"]
+    done = [read_status(folder / row.folder) for row in rows]
+    ended = [status["ended"] for status in done if "ended" in status]
+    study_file = (folder / "study.yaml").read_text(encoding="utf-8")
+    return {
+        **{k: v for k, v in first.items() if k not in ("command", "data_hashes", "seed")},
+        "commands": [_plain_command(session["command"], folder) for session in (first, *later)],
+        "finished": max(ended, default=None),
+        "data_hashes": {name: task["hashes"] for name, task in record["tasks"].items()},
+        "parity": record["parity"],
+        "n_base": record["n_base"],
+        "study_file": study_file.replace(str(folder.absolute()), folder.name),
+    }
+
+
+def describe_machine(run: Path) -> str | None:
+    """Return what a run ran on: the processor and its accelerators; None if it did not get so far.
+
+    Args:
+        run: Its folder.
+    """
+    file = run / "provenance.json"
+    if not file.exists():
+        return None
+    provenance = read_json(file)
+    return ", ".join(str(part) for part in (provenance.get("cpu"), *provenance["gpus"]) if part)
+
+
+def _plain_command(command: str | Sequence[str], folder: Path) -> str:
+    """Return a command as it is typed anywhere: the program by its name, the study's folder too."""
+    words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
+    program = Path(words[0]) if words else Path()
+    if program.name == "__main__.py":
+        words[0] = program.parent.name
+    elif words:
+        words[0] = program.name
+    return shlex.join(words).replace(str(folder.absolute()), folder.name)
