@@ -15,7 +15,7 @@ from tiny_study import LORA, QTHA, write_study
 from qpeft.errors import StudyError
 from qpeft.recipe import Recipe
 from qpeft.study import running, worker
-from qpeft.study.job_folder import begin_job, read_status
+from qpeft.study.job_folder import begin_job, read_status, write_status
 from qpeft.study.plan import plan_study
 from qpeft.study.reading import load_study
 from qpeft.study.record import read_results
@@ -242,6 +242,36 @@ def test_a_key_that_a_later_version_adds_unset_makes_no_other_job(a_copy: Path) 
     content["recipe"]["training"]["from_the_future"] = 1
     assert begin_job(run, content, retry_failed=False) == "waiting"
     assert not (run / "results.json").exists()
+
+
+def test_a_job_that_is_another_one_now_keeps_what_the_old_one_had_done(a_copy: Path) -> None:
+    run = a_copy / "study" / "sums" / "lora" / "seed0"
+    content = json.loads((run / "job.json").read_text())
+    recipe = {**content["recipe"], "seed": 5}
+    assert begin_job(run, {**content, "recipe": recipe}, retry_failed=False) == "waiting"
+    assert [file.name for file in run.iterdir()] == ["job.json"]
+    (aside,) = (run.parent / "replaced").iterdir()
+    assert aside.name.startswith("seed0-")
+    assert json.loads((aside / "job.json").read_text()) == content
+    assert (aside / "lora" / "adapter_model.safetensors").exists()
+    # Neither rows nor the study's identity see it.
+    assert [row.status for row in read_results(a_copy / "study").rows].count("succeeded") == 3
+
+
+def test_a_failed_trial_is_not_done_again_once_its_rate_was_chosen_without_it(
+    a_copy: Path, in_this_process: list[str]
+) -> None:
+    arm = a_copy / "study" / "sums" / "qtha"
+    chosen = json.loads((arm / "seed1" / "job.json").read_text())
+    rate = chosen["recipe"]["training"]["learning_rate"]
+    (other,) = (f"lr{r:g}" for r in TUNING["learning_rates"] if r != rate)
+    write_status(arm / "trials" / other, "failed", error="out of memory")
+    outcome = do(write_study(a_copy, tuning=TUNING), retry_failed=True)
+    assert (outcome.n_failed, in_this_process) == (1, [])
+    for seed in (0, 1):
+        shutil.rmtree(arm / f"seed{seed}")
+    do(write_study(a_copy, tuning=TUNING), retry_failed=True)
+    assert names(in_this_process)[0] == f"trials/{other}"
 
 
 def test_a_second_process_on_the_same_study_is_refused(tmp_path: Path) -> None:

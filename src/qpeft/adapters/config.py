@@ -15,6 +15,7 @@ from qpeft.layers.quantum import ANGLE_INITS
 
 CORES = ("quantum", "none", "constant", "mlp", "product", "frozen", "fourier")
 FUSIONS = ("linear", "hadamard")
+SIZED_AS = ("quantum", "own")
 
 
 def _option(default: Any, help: str) -> Any:
@@ -48,6 +49,8 @@ class QthaConfig(PeftConfig):
         mode_sizes: Factorisations by hand, {width: [sizes]}; other widths are automatic.
         target_saving: For example 0.76: chooses `inner_width` and `bond_dim` for each layer so that
             it has at least this share fewer parameters than LoRA of the same r.
+        sized_as: For which core `target_saving` chooses the sizes of a control: "quantum" gives it the tensor
+            trains of the circuit that it stands for, "own" spends what it saves on wider ones.
         dropout: Dropout probability on x.
         backend: Where the circuits run; not part of what is trained (`qpeft.adapters.run_on` changes it).
         backend_options: Keyword arguments of the backend, for example {"device": "aer"}; never a key.
@@ -87,6 +90,7 @@ class QthaConfig(PeftConfig):
     n_cores: int = _option(4, "Number of cores k of each tensor train.")
     mode_sizes: dict[int, list[int]] | None = _option(None, "Factorisations: {width: [sizes]}.")
     target_saving: float | None = _option(None, "Saving against LoRA at the same r, e.g. 0.76.")
+    sized_as: str = _option("quantum", f"Sizes of a control: one of {', '.join(SIZED_AS)}.")
     dropout: float = _option(0.0, "Dropout probability on x.")
     backend: str = _option("exact", "Where the circuits run.")
     backend_options: dict[str, Any] | None = _option(None, "Options of the backend; never a key.")
@@ -155,6 +159,7 @@ class QthaConfig(PeftConfig):
             ("ansatz", tuple(ANSATZE)),
             ("fusion", FUSIONS),
             ("core", CORES),
+            ("sized_as", SIZED_AS),
             ("angle_map", ANGLE_MAPS),
             ("angle_init", tuple(ANGLE_INITS)),
         ):

@@ -50,8 +50,9 @@ def choose_sizes(config: QthaConfig, d_in: int, d_out: int, r: int) -> Sizes:
     For a target, the budget is (1 - saving) * r * (d_in + d_out). Of all inner widths r, 2 r, 4 r, ... up to
     `config.inner_width` the one is taken that allows the largest bond dimension, and with it the most
     parameters within the budget; the tensor trains are the adapter's bottleneck, the inner width is not.
-    core="fourier" gets the sizes of the circuit that it stands for, so that an exported adapter keeps its
-    shape; its coefficients come on top.
+    A control gets the sizes of the circuit that it stands for, so that only the core tells them apart, unless
+    `sized_as` says otherwise; core="fourier" always does, so that an exported adapter keeps its shape, and its
+    coefficients come on top.
 
     Raises:
         ConfigError: The saving cannot be reached in this layer.
@@ -59,7 +60,7 @@ def choose_sizes(config: QthaConfig, d_in: int, d_out: int, r: int) -> Sizes:
     if config.target_saving is None:
         return _sizes(config, d_in, d_out, config.inner_width, config.bond_dim)
     budget = math.floor((1 - config.target_saving) * r * (d_in + d_out))
-    if config.core == "fourier":
+    if config.core == "fourier" or config.sized_as == "quantum":
         config = replace(config, core="quantum")
     candidates = []
     width = min(r, config.inner_width)

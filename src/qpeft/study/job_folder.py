@@ -20,7 +20,7 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     """Write down what a job is to do, and return how far it is.
 
     A job that was written down otherwise before (its learning rate, or its arm in the study file, has changed)
-    begins anew.
+    begins anew. What it had done goes into `replaced/` beside it, if it was done.
 
     Args:
         folder: The job's own.
@@ -30,7 +30,7 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     status = read_status(folder)
     file = folder / "job.json"
     if file.exists() and job_key(read_json(file)) != job_key(content):
-        shutil.rmtree(folder)
+        _put_aside(folder, is_kept=status.get("status") == "succeeded")
     if not file.exists():  # also a run that failed because it had no learning rate
         status = {}
     write_json(file, content)
@@ -38,6 +38,15 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     if state in FINAL and not (state == "failed" and retry_failed):
         return state
     return "waiting"
+
+
+def _put_aside(folder: Path, *, is_kept: bool) -> None:
+    if not is_kept:
+        shutil.rmtree(folder)
+        return
+    aside = folder.parent / "replaced"
+    aside.mkdir(exist_ok=True)
+    folder.rename(aside / f"{folder.name}-{now().replace(':', '')}")
 
 
 def take_training(trial: Path, folder: Path, content: Mapping[str, Any]) -> None:

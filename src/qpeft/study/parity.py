@@ -10,6 +10,10 @@ PARAMETERS_TOLERANCE = 0.05
 """Numbers of parameters that lie no further apart than this share count as equal."""
 
 
+_COUNTED = tuple(quantity for quantity in QUANTITIES if quantity != "options")
+"""Those that a plan has numbers of; the study file itself is refused for the options of a control."""
+
+
 @dataclass(frozen=True)
 class ParityRow:
     """What an arm gets on a task.
@@ -40,7 +44,7 @@ class ParityRow:
 
     def get(self, quantity: Quantity) -> int | str:
         """Return one of the quantities."""
-        values: dict[Quantity, int | str] = {
+        values: dict[str, int | str] = {
             "parameters": self.parameters,
             "tokens": self.tokens,
             "steps": self.steps,
@@ -77,7 +81,7 @@ def find_differences(
     by_name = {(row.task, row.arm): row for row in rows}
     for row in rows:
         other = by_name[row.task, row.compared_with]
-        for quantity in QUANTITIES:
+        for quantity in _COUNTED:
             if _differ(row, other, quantity):
                 yield row, other, quantity
 
@@ -100,7 +104,7 @@ def _not_there(spec: StudySpec, rows: Sequence[ParityRow]) -> Iterator[str]:
     there = {(row.arm, quantity) for row, _, quantity in find_differences(rows)}
     for arm in spec.arms:
         for quantity in arm.differs:
-            if (arm.label, quantity) in there:
+            if quantity not in _COUNTED or (arm.label, quantity) in there:
                 continue
             own, other = (
                 next(row for row in rows if row.arm == name)
@@ -123,7 +127,7 @@ def _said(value: int | str) -> str:
     return f"{value:,}" if isinstance(value, int) else value or "none"
 
 
-_WORDS: dict[Quantity, str] = {
+_WORDS = {
     "parameters": "trainable parameters",
     "tokens": "training tokens",
     "steps": "optimiser steps",

@@ -9,7 +9,8 @@ from typing import Any
 from qpeft.errors import RecipeError, did_you_mean
 from qpeft.recipe import FileSplits
 from qpeft.recipe_text import Key, apply_overrides, got, place, read_yaml
-from qpeft.study.spec import StudySpec, TaskSpec, arm_label, validate_study
+from qpeft.study.spec import StudySpec, TaskSpec, validate_study
+from qpeft.study.spec_problems import arm_label
 
 _SHORT_FORMS = {"model": "name"}
 

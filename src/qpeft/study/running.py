@@ -166,6 +166,11 @@ class _Session:
                 is_left = True
         return is_left
 
+    def _has_run(self, trial: Job) -> bool:
+        """Say whether a run with the rate that the trials of an arm have chosen is done."""
+        arm = self.folder / trial.task / trial.arm
+        return any(read_status(run).get("status") == "succeeded" for run in arm.glob("seed*"))
+
     def _trials_of(self, job: Job) -> list[State]:
         """Return how far the trials are that a run waits for; none for other jobs."""
         return [
@@ -188,7 +193,10 @@ class _Session:
         if job.kind == "run":
             rate = content["recipe"]["training"]["learning_rate"]
             take_training(self.folder / trial_folder(job.task, job.arm, rate), path, content)
-        self.states[job] = begin_job(path, content, retry_failed=self.retry_failed)
+        # A run's rate was chosen without this trial; another choice, once answers were seen, would not be fair.
+        is_settled = job.kind == "trial" and self._has_run(job)
+        is_again = self.retry_failed and not is_settled
+        self.states[job] = begin_job(path, content, retry_failed=is_again)
         if self.states[job] != "waiting":
             self._tell()
             return
