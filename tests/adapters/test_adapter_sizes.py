@@ -160,3 +160,18 @@ def test_rank_pattern_sets_rank_and_scale_of_the_layers_it_names() -> None:
     assert (first.A.shape[0], first.scaling) == (4, 2.0)
     assert (second.A.shape[0], second.scaling) == (2, 4.0)
     assert second.core.circuit.n_qubits == 2
+
+
+@pytest.mark.parametrize("core", ["none", "constant", "mlp", "product", "frozen", "fourier"])
+def test_a_control_has_the_tensor_trains_of_the_circuit_that_it_stands_for(core: str) -> None:
+    """576 -> 192 is a key projection of the demo model, where sizes of its own are other ones."""
+    options = {"r": 8, "groups": 2, "target_saving": 0.76}
+    subject = choose_sizes(QthaConfig(**options), 576, 192, 8)
+    assert choose_sizes(QthaConfig(**options, core=core), 576, 192, 8) == subject
+    own = choose_sizes(QthaConfig(**options, core=core, sized_as="own"), 576, 192, 8)
+    assert (own != subject) == (core in ("none", "constant", "frozen", "product"))
+
+
+def test_an_unknown_way_to_size_a_control_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"Unknown sized_as 'quant'\. Did you mean 'quantum'"):
+        QthaConfig(sized_as="quant")

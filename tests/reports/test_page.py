@@ -139,7 +139,8 @@ def test_the_differences_are_those_of_the_findings(page: Element, study: StudyRe
             wanted[c.other] = f"{a} ({b} to {d})".replace("-", "\N{MINUS SIGN}")
     tables = [t for t in page.at("controls").all("table") if "All tasks" in t.text]
     rows = [[cell.text for cell in row.all("th", "td")] for row in tables[0].all("tr")[1:]]
-    assert {row[0]: row[3] for row in rows} == wanted
+    assert {row[0]: row[4] for row in rows} == wanted
+    assert {row[3] for row in rows} == {"3"}
     assert [row[1] for row in rows][:3] == ["control"] * 3
 
 

@@ -292,3 +292,28 @@ def test_comparisons_of_whole_studies_hold_the_truth_and_rarely_raise_a_false_al
     slack = 3.5 * math.sqrt(0.95 * 0.05 / n_studies)
     assert held / n_studies > 0.95 - slack
     assert alarms / n_studies < 0.05 + slack
+
+
+def test_the_mean_over_tasks_of_reasoning_is_that_of_those_tasks_alone():
+    results = synthetic_results()
+    marked = tuple(replace(t, is_reasoning=t.name != "diagnoses") for t in results.tasks)
+    with_marks = find(replace(results, tasks=marked))
+    only = find(synthetic_results(tasks=("arithmetic", "chains")))
+
+    def picked(findings, task):
+        return {
+            (c.other, c.measure): (c.difference, c.p_adjusted)
+            for c in findings.comparisons
+            if c.task == task
+        }
+
+    ours, theirs = picked(with_marks, "reasoning"), picked(only, "all")
+    assert ours.keys() == theirs.keys()
+    for key, (difference, p) in ours.items():
+        assert difference.estimate == pytest.approx(theirs[key][0].estimate)
+        assert p == pytest.approx(theirs[key][1]) or p is theirs[key][1] is None
+    # Marks change no other number, and where all tasks are of reasoning there is no second mean.
+    assert picked(with_marks, "all") == picked(find(results), "all")
+    assert picked(with_marks, "chains") == picked(find(results), "chains")
+    all_marked = tuple(replace(t, is_reasoning=True) for t in results.tasks)
+    assert not picked(find(replace(results, tasks=all_marked)), "reasoning")

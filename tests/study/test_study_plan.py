@@ -150,10 +150,9 @@ def test_the_type_of_the_weights_is_fixed_by_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`auto` is bf16 on one machine and fp32 on another: a study that moves must not mix them."""
-    path = write_study(tmp_path)
+    path = write_study(tmp_path, model={"dtype": "auto"})
     for has_bf16, dtype in ((False, "fp32"), (True, "bf16")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_bf16: has)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert plan_study(load_study(path)).spec.model.dtype == dtype
-    asked = write_study(tmp_path, model={"name": "model", "dtype": "fp32"})
-    assert plan_study(load_study(asked)).spec.model.dtype == "fp32"
+    assert plan_study(load_study(write_study(tmp_path))).spec.model.dtype == "fp32"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from qpeft.study.running import run_study
 from qpeft.study.tuning import choose_rate
 from qpeft.training import run as training_run
 from qpeft.training import train
+from qpeft.training.record import read_jsonl
 
 SHORT = {"steps": 1, "evaluate_every": None, "save_every": None}
 
@@ -41,6 +43,11 @@ def test_a_finished_study_has_all_rows_with_all_numbers(finished: Path) -> None:
         assert None not in (row.forgetting, row.peak_memory, row.seconds_per_step, row.test_loss)
         assert row.adapter_bytes
     assert len(results.base["sums"].scores) == 10
+    answers = read_jsonl(finished / "sums" / "base" / "predictions" / "base-2shot.jsonl")
+    right = sum(answer["score"] >= 1 for answer in answers) / 10
+    assert results.base["sums"].few_shot_accuracy == right
+    commonest = max(Counter(answer["expected"] for answer in answers).values()) / 10
+    assert results.tasks[0].commonest == commonest
     assert results.base["sums"].n_parameters is None
 
 

@@ -235,3 +235,31 @@ def test_the_studies_that_come_along_can_be_read(file: Path, is_quick: bool) -> 
     assert spec.subject in [arm.label for arm in spec.arms]
     assert (len(spec.seeds) >= 3) != is_quick
     assert all(task.data.n_test is not None for task in spec.tasks)
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_control_differs_from_the_subject_in_its_core_alone(
+    is_nested: bool, tmp_path: Path
+) -> None:
+    def control(**more: Any) -> dict[str, Any]:
+        own = {"differs": more.pop("differs", {}), "name": "none", "control": True}
+        if not is_nested:
+            return {**QTHA, "core": "none", **own, **more}
+        options = {k: v for k, v in QTHA.items() if k not in ("name", "method", "differs")}
+        return {"method": "qtha", "options": {**options, "core": "none", **more}, **own}
+
+    def told(arm: dict[str, Any]) -> list[str]:
+        try:
+            load_study(write_study(tmp_path, arms=[LORA, QTHA, arm]))
+        except RecipeError as error:
+            return error.problems
+        return []
+
+    why = {"options": "a reason"}
+    assert told(control()) == []
+    assert told(control(backend="noisy", shots=100)) == []
+    (problem,) = told(control(alpha=3))
+    assert "alpha: is 3, the subject's None; a control is the subject with another core" in problem
+    assert told(control(alpha=3, differs=why)) == []
+    (problem,) = told(control(differs=why))
+    assert "the control has the subject's options" in problem

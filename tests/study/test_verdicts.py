@@ -80,7 +80,7 @@ def test_the_saving_is_judged_by_its_size(count, outcome):
 
 def test_the_saving_is_that_of_the_tensor_network():
     text = verdict("parameters").measured
-    assert "Without any circuit (none) the same adapter has 77.0\u00a0% fewer" in text
+    assert "Without any circuit (none) it has 77.0\u00a0% fewer" in text
     assert "the tensor network saves" in text
 
 
@@ -269,3 +269,41 @@ def test_a_lost_arm_is_not_measured_from_the_rows_on():
     found = find(synthetic_results(failed=lost, n_examples=20))
     by_key = {v.key: v.outcome for v in found.verdicts}
     assert (by_key["as_good"], by_key["training_effect"]) == ("not measured", "not measured")
+
+
+def test_reasoning_is_judged_on_the_tasks_of_reasoning_and_shows_what_a_prompt_does():
+    tasks = tuple(replace(t, is_reasoning=t.name != "diagnoses") for t in RESULTS.tasks)
+    base = {t: replace(row, few_shot_accuracy=0.4) for t, row in RESULTS.base.items()}
+    results = replace(RESULTS, tasks=tasks, base=base, base_shots=4)
+    found = [
+        comparison("base", 0.2, 0.001, "strict_accuracy", task="reasoning"),
+        comparison("base", -0.9, 0.001, "strict_accuracy"),
+    ]
+    summaries = [
+        replace(summary(a, x, "strict_accuracy"), task="reasoning")
+        for a, x in {"base": 0.3, "qtha": 0.5}.items()
+    ]
+    got = verdict("reasoning", found, summaries, results)
+    assert got.outcome == "supported"
+    assert "mean over arithmetic and chains: +20.0 points" in got.measured
+    assert "With 4 examples in its prompt the untrained model has 40.0\u00a0%" in got.measured
+
+
+def test_a_noisy_twin_of_the_subject_is_no_control_of_its_circuit():
+    noisy = replace(arm("qtha"), name="qtha-noisy", role="control", options={"backend": "noisy"})
+    results = with_arms(*ARMS, noisy)
+    found = [comparison(name, 0.05, 0.01) for name in ("none", "mlp", "frozen")]
+    found.append(comparison("qtha-noisy", -0.05, 0.01))
+    assert verdict("circuit", found, results=results).outcome == "supported"
+
+
+def test_not_inferior_comes_with_its_own_p():
+    found = replace(
+        comparison("lora", 0.04, 0.2),
+        equivalence="not inferior",
+        p_equivalence=0.6,
+        p_not_inferior=0.01,
+    )
+    text = verdict("as_good", [found]).measured
+    assert "not inferior (p = 0.01" in text
+    assert "0.6" not in text

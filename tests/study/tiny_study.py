@@ -30,7 +30,7 @@ def study_keys(folder: Path, **changes: Any) -> dict[str, Any]:
         make_sums(folder)
     raw: dict[str, Any] = {
         "name": "tiny",
-        "model": "model",
+        "model": {"name": "model", "dtype": "fp32"},
         "subject": "qtha",
         "reference": "lora",
         "seeds": [0, 1],
@@ -57,6 +57,7 @@ def study_keys(folder: Path, **changes: Any) -> dict[str, Any]:
             "save_every": 2,
         },
         "evaluation": {"max_new_tokens": 4, "batch_size": 10},
+        "base_shots": 2,
         "measures": {"n_forgetting_texts": 2, "forgetting_tokens": 8, "n_rows": 32},
         "output_dir": str(folder / "study"),
     }

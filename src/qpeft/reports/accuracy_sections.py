@@ -1,11 +1,12 @@
 """Sections on what the arms can do: accuracy against size, the arms, the controls, training effect, forgetting."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
-from qpeft.reports.material import Material
+from qpeft.reports.material import ALL_TASKS, Material
 from qpeft.reports.plots import PANEL_WIDTH, Point, Words, common_limits, plot_intervals
 from qpeft.reports.size_plot import WIDE, plot_sizes
 from qpeft.study import numbers
@@ -68,20 +69,25 @@ def pareto_section(material: Material) -> Section:
 def arms_section(material: Material) -> Section:
     """Show every arm's accuracies and its size."""
     key, title = "arms", "The arms side by side"
-    accuracies = measure_table(material, "accuracy", with_base=True)
+    accuracies = measure_table(material, "accuracy", is_whole=True)
     if accuracies is None:
         return Section(
             key, title, tables=(_sizes(material),), notes=("No run has been scored yet.",)
         )
     tables = [accuracies]
-    strict = measure_table(material, "strict_accuracy", with_base=False)
-    if strict is not None:
-        tables.append(strict)
+    rows = [row for arm in material.arms for row in material.rows(arm)]
+    same = "Here every right answer of every trained arm had the right form too, so the two are the same. "
+    if any(row.scores != row.strict_scores for row in rows):
+        same = ""
+        strict = measure_table(material, "strict_accuracy", is_whole=True)
+        tables += [strict] if strict is not None else []
     reference = material.results.reference
     notes = (
         "Accuracy: the share of test answers that the task's verifier takes. Strict accuracy: right in content "
-        f"and form. Brackets hold {material.confidence} % intervals. Step time is against {reference} on the same "
-        "task and seed; where runs differ, their range stands in brackets.",
+        f"and form. {same}Brackets hold {material.confidence} % intervals.",
+        f"Step time is against {reference} on the same machine, task and seed; where runs differ, their range "
+        "stands in brackets. The runs of a study go side by side on a machine's cores, which makes its times "
+        "rough: benchmarks/training_step.py measures them alone.",
         material.certainty,
     )
     return Section(key, title, tables=(*tables, _sizes(material)), notes=notes)
@@ -131,8 +137,8 @@ CONTROLS_TEXT = (
 )
 CONTROLS_NOTES = (
     "p is two-sided and corrected for the number of comparisons (Holm). “Would be found from” is the smallest "
-    "true difference that so many seeds and examples would show with 80 % power. “Equivalent” means that the "
-    "whole 90 % interval lies within the margin.",
+    "true difference that so many seeds and examples would show with 80 % power before that correction; after it, "
+    "it takes a larger one. “Equivalent” means that the whole 90 % interval lies within the margin.",
 )
 
 
@@ -144,6 +150,7 @@ def controls_table(material: Material, tasks: Sequence[str]) -> Table | None:
             c.other,
             material.results.arm(c.other).role,
             material.title(c.task),
+            str(c.n_seeds),
             numbers.difference(c.difference, "accuracy", has_unit=False),
             numbers.p_value(c.p_adjusted),
             _detectable(c.minimal_detectable_effect, "accuracy"),
@@ -155,6 +162,7 @@ def controls_table(material: Material, tasks: Sequence[str]) -> Table | None:
         Column(f"{material.results.subject} less", "arm"),
         Column("Role"),
         Column("Task"),
+        Column("Seeds", "number"),
         Column("Difference, pp (interval)", "number"),
         Column("p, corrected", "number"),
         Column("Would be found from, pp", "number"),
@@ -185,8 +193,14 @@ def forgetting_section(material: Material) -> Section:
     )
 
 
-def measure_table(material: Material, measure: str, *, with_base: bool = False) -> Table | None:
-    """Return a table of a measure, arms by tasks; None where no arm has it."""
+def measure_table(material: Material, measure: str, *, is_whole: bool = False) -> Table | None:
+    """Return a table of a measure, arms by tasks; None where no arm has it.
+
+    Args:
+        material: Of the report.
+        measure: A key of `numbers.MEASURES`.
+        is_whole: Whether what takes no training stands below the arms.
+    """
     how = MEASURES[measure]
     rows = []
     for arm in material.arms:
@@ -199,8 +213,8 @@ def measure_table(material: Material, measure: str, *, with_base: bool = False) 
             rows.append((arm, *shown))
     if not rows:
         return None
-    if with_base and any(material.base_accuracy(task) is not None for task in material.tasks):
-        rows.append(("base model", *(_base(material, task) for task in material.tasks)))
+    if is_whole:
+        rows += _untrained_rows(material, measure)
     caption = f"{how.label.capitalize()}, {how.unit} (interval)"
     return arm_table(caption, [material.title(task) for task in material.tasks], rows)
 
@@ -328,12 +342,29 @@ def _sized_points(material: Material, task: str) -> list[Point]:
     return points
 
 
-def _base(material: Material, task: str) -> str:
-    """Return the untrained model's accuracy in percent, with its interval where the findings have one."""
-    value, share = material.value(task, BASE_ARM, "accuracy"), material.base_accuracy(task)
-    if value is not None:
-        return numbers.interval(value, "accuracy", has_unit=False)
-    return numbers.decimal(None if share is None else 100 * share)
+def _untrained_rows(material: Material, measure: str) -> list[tuple[str, ...]]:
+    """Return what can be had without any training, in percent, where it is known."""
+    results = material.results
+    values = [material.value(task, BASE_ARM, measure) for task in material.tasks]
+    base = [numbers.interval(v, measure, has_unit=False) if v else numbers.ABSENT for v in values]
+    rows = [("base model", *base)] if any(values) else []
+    shown = {task.name: results.base.get(task.name) for task in results.tasks}
+    few = {name: row.few_shot_accuracy if row else None for name, row in shown.items()}
+    commonest = {task.name: task.commonest for task in results.tasks}
+    for name, shares in (
+        (f"base model, {results.base_shots} examples in the prompt", few),
+        ("always the commonest answer", commonest),
+    ):
+        if any(share is not None for share in shares.values()):
+            rows.append((name, *(_share(shares, task) for task in material.tasks)))
+    return rows
+
+
+def _share(shares: Mapping[str, float | None], task: str) -> str:
+    """Return a share in percent, of all tasks their mean if each has one."""
+    known = [share for name, share in shares.items() if task in (name, ALL_TASKS)]
+    found = [share for share in known if share is not None]
+    return numbers.decimal(100 * fmean(found) if len(found) == len(known) else None)
 
 
 def _scaled(value: Interval, factor: float = 100.0) -> Interval:

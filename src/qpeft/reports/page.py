@@ -28,6 +28,7 @@ from qpeft.reports.record_sections import (
 )
 from qpeft.reports.training_sections import cost_section, losses_section, tuning_section
 from qpeft.study import numbers
+from qpeft.study.verdicts import is_larger
 
 SECTIONS = (
     pareto_section,
@@ -150,9 +151,9 @@ def _glance(material: Material) -> Iterator[Fact]:
     controls = [arm.name for arm in results.arms if arm.role == "control"]
     found = [c for name in controls if (c := material.comparison(task, name, "accuracy"))]
     if found:
-        n_better = sum(c.difference.low > 0 for c in found)
-        detail = "those where the whole interval lies above zero"
-        yield Fact("Controls that it is better than", f"{n_better} of {len(found)}", detail)
+        n_better = sum(is_larger(c) == "supported" for c in found)
+        detail = "by the verdict's rule: p, corrected, below 0.05, and more than one seed"
+        yield Fact("Controls that it is better than", f"{n_better} of {len(controls)}", detail)
     if material.n_parameters(results.subject):
         size = numbers.whole(material.n_parameters(results.subject))
         detail = f"{size} against {numbers.whole(material.n_parameters(results.reference))}"

@@ -32,7 +32,8 @@ class ArmSummary:
     """One arm on one task (or on all tasks together, task "all") over the seeds.
 
     Args:
-        task: A task's name, or "all" for the mean over tasks.
+        task: A task's name, "all" for the mean over tasks, or "reasoning" for that over those of reasoning, where
+            not all are.
         arm: An arm's name, or "base" for the untrained model.
         measure: "accuracy", "strict_accuracy", "training_effect", "test_loss", "validation_loss" or "forgetting".
         n_seeds: Succeeded runs with this measure; for "all" those of the task that has fewest.
@@ -62,10 +63,11 @@ class PairedComparison:
         p_adjusted: The same, corrected for the number of comparisons (Holm). Those of one measure are corrected
             together: the ones on "all" with all other arms, the ones on single tasks, the ones with "base".
         minimal_detectable_effect: Smallest true difference that this many seeds and examples would find with 80 %
-            power at the 5 % level; None with one seed, or if shares cannot differ by so much.
+            power at the 5 % level, not corrected; None with one seed, or if shares cannot differ by so much.
         equivalence: "equivalent" if the whole 90 % interval lies within the margin (two one-sided tests),
             "not inferior" if only its lower end does, "inferior" if all of it lies below, else "undecided".
         p_equivalence: The larger of the two one-sided p-values.
+        p_not_inferior: That of them which asks whether the first arm is worse by the margin or more.
     """
 
     task: str
@@ -80,6 +82,7 @@ class PairedComparison:
     minimal_detectable_effect: float | None
     equivalence: Literal["equivalent", "not inferior", "inferior", "undecided"] | None = None
     p_equivalence: float | None = None
+    p_not_inferior: float | None = None
 
 
 @dataclass(frozen=True)

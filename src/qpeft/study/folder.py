@@ -15,7 +15,8 @@ Files are written whole, so a study that was stopped anywhere goes on from there
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def _identity(plan: StudyPlan, is_quick: bool) -> dict[str, Any]:
     tasks = {
         task.name: {
             **task.model_dump(
-                mode="json", exclude={"title": True, "name": True, "data": {"files"}}
+                mode="json",
+                exclude={"title": True, "name": True, "reasoning": True, "data": {"files"}},
             ),
             "hashes": sorted(plan.task(task.name).splits.hashes.values()),
         }
@@ -231,8 +233,16 @@ def _task(plan: StudyPlan, name: str) -> dict[str, Any]:
         "n_validation": len(splits.validation),
         "n_test": len(splits.test),
         "verifier": splits.verifier.name,
+        "is_reasoning": plan.spec.task(name).reasoning,
+        "commonest": _commonest([str(example.completion) for example in splits.test]),
         "hashes": splits.hashes,
     }
+
+
+def _commonest(answers: Sequence[str]) -> float | None:
+    """Return the share of the commonest answer."""
+    counts = Counter(answer.strip() for answer in answers)
+    return max(counts.values()) / len(answers) if answers else None
 
 
 def _write_trial_data(folder: Path, plan: StudyPlan, task: str) -> None:

@@ -24,7 +24,8 @@ def describe_study(
     ended = [status["ended"] for status in done if "ended" in status]
     study_file = (folder / "study.yaml").read_text(encoding="utf-8")
     return {
-        **{k: v for k, v in first.items() if k not in ("command", "data_hashes", "seed")},
+        **{k: v for k, v in first.items() if k not in ("command", "code", "data_hashes", "seed")},
+        "code": list(dict.fromkeys(s["code"] for s in (first, *later) if "code" in s)),
         "commands": [_plain_command(session["command"], folder) for session in (first, *later)],
         "finished": max(ended, default=None),
         "data_hashes": {name: task["hashes"] for name, task in record["tasks"].items()},
@@ -44,7 +45,9 @@ def describe_machine(run: Path) -> str | None:
     if not file.exists():
         return None
     provenance = read_json(file)
-    return ", ".join(str(part) for part in (provenance.get("cpu"), *provenance["gpus"]) if part)
+    return ", ".join(
+        str(part) for part in (provenance.get("cpu"), *provenance.get("gpus", ())) if part
+    )
 
 
 def _plain_command(command: str | Sequence[str], folder: Path) -> str:

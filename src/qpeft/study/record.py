@@ -85,6 +85,7 @@ def read_results(folder: Path | str) -> StudyResults:
         ansatzes=_ansatzes(folder),
         provenance=describe_study(folder, record, rows),
         folder=folder,
+        base_shots=spec.base_shots,
     )
 
 
@@ -194,6 +195,7 @@ def _read_base(folder: Path, spec: StudySpec, task: str) -> RunRow | None:
         return None
     own = read_json(folder / where / "results.json")["arms"][BASE_ARM]
     n_shots = spec.evaluation_of(spec.task(task)).n_shots[0]
+    few = _test_numbers(folder / where, BASE_ARM, own, spec.base_shots)["scores"]
     return RunRow(
         task,
         BASE_ARM,
@@ -203,6 +205,7 @@ def _read_base(folder: Path, spec: StudySpec, task: str) -> RunRow | None:
         peak_memory=status.get("peak_memory"),
         machine=describe_machine(folder / where),
         job_key=job_key(read_json(folder / where / "job.json")),
+        few_shot_accuracy=sum(few) / len(few) if spec.base_shots and few else None,
         folder=str(where),
         **_test_numbers(folder / where, BASE_ARM, own, n_shots),
     )
@@ -306,7 +309,14 @@ def _arm(name: str, record: Mapping[str, Any]) -> Arm:
 
 
 def _task(name: str, record: Mapping[str, Any]) -> Task:
-    return Task(name, record["title"] or name, record["n_test"], record["verifier"])
+    return Task(
+        name,
+        record["title"] or name,
+        record["n_test"],
+        record["verifier"],
+        record["is_reasoning"],
+        record["commonest"],
+    )
 
 
 def _first_line(status: Mapping[str, Any]) -> str | None:

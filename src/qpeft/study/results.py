@@ -55,12 +55,17 @@ class Task:
         title: A few words for people.
         n_test: Test examples.
         verifier: What judges the answers.
+        is_reasoning: Whether claims about reasoning are judged on it.
+        commonest: The share of test examples whose answer is the commonest one, in [0, 1]: what a model gets
+            that says nothing else.
     """
 
     name: str
     title: str
     n_test: int
     verifier: str
+    is_reasoning: bool = False
+    commonest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class RunRow:
         test_loss: Nats a token of the test completions.
         scores: For each test example whether the task's verifier took the answer.
         strict_scores: For each test example whether moreover the text is the expected one, format included.
+        few_shot_accuracy: Of the untrained model, with examples in its prompt; None for an arm.
         forgetting: Loss on general text with the adapter less that without, nats a token.
         seconds_per_step: Median wall time of a training step.
         peak_memory: Largest resident memory of the run's process, bytes.
@@ -119,6 +125,7 @@ class RunRow:
     test_loss: float | None = None
     scores: tuple[bool, ...] = ()
     strict_scores: tuple[bool, ...] = ()
+    few_shot_accuracy: float | None = None
     forgetting: float | None = None
     seconds_per_step: float | None = None
     peak_memory: int | None = None
@@ -222,6 +229,7 @@ class StudyResults:
         ansatzes: Of the circuits in the arms.
         provenance: Versions, machine, commands, hashes, dates.
         folder: The study's folder.
+        base_shots: Examples in the prompt of the untrained model's second evaluation; 0 without one.
     """
 
     name: str
@@ -240,6 +248,7 @@ class StudyResults:
     ansatzes: tuple[AnsatzRow, ...]
     provenance: dict[str, Any]
     folder: Path
+    base_shots: int = 0
 
     def arm(self, name: str) -> Arm:
         """Return the arm of that name."""

@@ -216,6 +216,9 @@ class _Session:
         recipe = spec.recipe(task, arm, self.plan.arm(arm.label).adapter, job.seed, path)
         raw = recipe.model_dump(mode="json")
         measures = None
+        if job.kind == "base" and spec.base_shots:
+            first = raw["evaluation"]["n_shots"][0]
+            raw["evaluation"]["n_shots"] = list(dict.fromkeys((first, spec.base_shots)))
         if job.kind == "trial":
             raw["data"] = trial_data(self.folder, job)
             steps = spec.tuning.steps or raw["training"]["steps"]

@@ -6,6 +6,7 @@
     subject      the arm on trial; `reference`, the arm that it is measured against; `margin`, between them
     tasks        what they are trained and tested on
     training     as in a recipe, the same for every arm; `evaluation` too
+    base_shots   examples in the prompt of the untrained model, which answers without any, too
     tuning       the learning rates that every arm may try
     measures     what else is measured of each trained adapter
     quick        what `--quick` puts in place of other keys
@@ -90,10 +91,14 @@ class ArmSpec(AdapterSpec):
 
 
 class TaskSpec(_Spec):
-    """What the arms are trained and tested on; `training` and `evaluation` replace keys of the study's."""
+    """What the arms are trained and tested on; `training` and `evaluation` replace keys of the study's.
+
+    `reasoning` marks the tasks on which claims about reasoning are judged.
+    """
 
     name: _Name
     title: str = ""
+    reasoning: bool = False
     data: DataSpec
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -124,6 +129,7 @@ class StudySpec(_Spec):
     tasks: Annotated[list[TaskSpec], Field(min_length=1)]
     training: TrainingSpec
     evaluation: EvaluationSpec = EvaluationSpec()
+    base_shots: _CountFromZero = 0
     tuning: TuningSpec = TuningSpec()
     measures: MeasureSpec = MeasureSpec()
     jobs: JobsSpec | None = None

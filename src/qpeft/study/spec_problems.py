@@ -23,6 +23,7 @@ _TAKEN_TASKS = (
     "report",
     "samples",
     *("study.yaml", "study.json", "rows.csv", "scores.csv", "ansatzes.json"),
+    *("all", "reasoning"),  # what findings call means over tasks
 )
 _TAKEN_ARMS = (BASE_ARM, "data", "eval", "predictions", "replaced", "trials")
 

@@ -30,6 +30,9 @@ from qpeft.study.verdicts import headline, judge
 ALL_TASKS = "all"
 """In place of a task's name: the mean over the tasks, each with the same weight."""
 
+REASONING_TASKS = "reasoning"
+"""The mean over the tasks of reasoning alone, where others stand beside them."""
+
 SHARES = {"accuracy": "scores", "strict_accuracy": "strict_scores"}
 """Measures by example, and the field of a row with the single answers."""
 
@@ -91,7 +94,7 @@ def _summaries(results: StudyResults) -> list[ArmSummary]:
     for arm in (BASE_ARM, *(arm.name for arm in results.arms)):
         for measure in MEASURES:
             tables = {t.name: _table(results, t.name, arm, measure) for t in results.tasks}
-            for task, estimate in _by_task(tables).items():
+            for task, estimate in _by_task(results, tables).items():
                 value = share_interval(estimate) if measure in SHARES else interval(estimate)
                 found.append(ArmSummary(task, arm, measure, estimate.n_seeds, value))
     return found
@@ -112,7 +115,7 @@ def _comparisons(results: StudyResults) -> list[PairedComparison]:
                 )
                 for t in results.tasks
             }
-            for task, estimate in _by_task(tables).items():
+            for task, estimate in _by_task(results, tables).items():
                 where = (task, results.subject, other, measure)
                 margin = results.margin if measure == "accuracy" and other != BASE_ARM else None
                 found.append(_compare(where, estimate, margin))
@@ -154,21 +157,23 @@ def _with_equivalence(
     above = p_value_above(estimate, -margin)
     below = p_value_above(estimate.at(-estimate.value), -margin)
     p_equivalence = None if above is None or below is None else max(above, below)
+    found = replace(found, p_equivalence=p_equivalence, p_not_inferior=above)
     if ends.low > -margin and ends.high < margin:
-        return replace(found, equivalence="equivalent", p_equivalence=p_equivalence)
+        return replace(found, equivalence="equivalent")
     if ends.low > -margin:
-        return replace(found, equivalence="not inferior", p_equivalence=p_equivalence)
+        return replace(found, equivalence="not inferior")
     if ends.high < -margin:
-        return replace(found, equivalence="inferior", p_equivalence=p_equivalence)
-    return replace(found, equivalence="undecided", p_equivalence=p_equivalence)
+        return replace(found, equivalence="inferior")
+    return replace(found, equivalence="undecided")
 
 
 def _adjusted(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """Correct each family's p-values: one measure, on all tasks together, on single ones, or with the base."""
-    families: dict[tuple[str, bool, bool], list[int]] = {}
+    """Correct each family's p-values: one measure, on means over tasks, on single ones, or with the base."""
+    families: dict[tuple[str, str, bool], list[int]] = {}
     for k, found in enumerate(comparisons):
         if found.p_value is not None:
-            key = (found.measure, found.task == ALL_TASKS, found.other == BASE_ARM)
+            group = found.task if found.task in (ALL_TASKS, REASONING_TASKS) else "single"
+            key = (found.measure, group, found.other == BASE_ARM)
             families.setdefault(key, []).append(k)
     corrected = list(comparisons)
     for members in families.values():
@@ -178,12 +183,17 @@ def _adjusted(comparisons: Sequence[PairedComparison]) -> list[PairedComparison]
     return corrected
 
 
-def _by_task(tables: dict[str, Table | None]) -> dict[str, Estimate]:
-    """Return the estimates of the tasks that were measured, and of all together if all were."""
+def _by_task(results: StudyResults, tables: dict[str, Table | None]) -> dict[str, Estimate]:
+    """Return the estimates of the tasks that were measured, and of those together of which all were."""
     measured = {task: table for task, table in tables.items() if table is not None}
     found = {task: estimate_mean([table]) for task, table in measured.items()}
-    if measured and len(measured) == len(tables):
-        found[ALL_TASKS] = estimate_mean(list(measured.values()))
+    groups = {ALL_TASKS: list(tables)}
+    reasoning = [task.name for task in results.tasks if task.is_reasoning]
+    if 0 < len(reasoning) < len(tables):
+        groups[REASONING_TASKS] = reasoning
+    for group, names in groups.items():
+        if names and all(name in measured for name in names):
+            found[group] = estimate_mean([measured[name] for name in names])
     return found
 
 

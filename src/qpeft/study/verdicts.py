@@ -11,7 +11,7 @@ from typing import Literal
 
 from qpeft.study import numbers
 from qpeft.study.findings import ArmSummary, Interval, PairedComparison, Verdict
-from qpeft.study.results import BASE_ARM, Arm, StudyResults
+from qpeft.study.results import BASE_ARM, Arm, StudyResults, Task
 
 Outcome = Literal["supported", "contradicted", "not shown", "not measured"]
 
@@ -45,32 +45,20 @@ class Evidence:
         """The arm on trial."""
         return self.results.arm(self.results.subject)
 
-    def against(self, other: str, measure: str) -> PairedComparison | None:
-        """Return the subject's comparison with another arm over all tasks."""
-        return next(
-            (
-                c
-                for c in self.comparisons
-                if (c.task, c.other, c.measure) == ("all", other, measure)
-            ),
-            None,
-        )
+    def against(self, other: str, measure: str, task: str = "all") -> PairedComparison | None:
+        """Return the subject's comparison with another arm, over all tasks or some."""
+        key = (task, other, measure)
+        return next((c for c in self.comparisons if (c.task, c.other, c.measure) == key), None)
 
-    def mean(self, arm: str, measure: str) -> Interval | None:
-        """Return an arm's mean over all tasks."""
-        return next(
-            (
-                s.value
-                for s in self.summaries
-                if (s.task, s.arm, s.measure) == ("all", arm, measure)
-            ),
-            None,
-        )
+    def mean(self, arm: str, measure: str, task: str = "all") -> Interval | None:
+        """Return an arm's mean over all tasks or some."""
+        key = (task, arm, measure)
+        return next((s.value for s in self.summaries if (s.task, s.arm, s.measure) == key), None)
 
     def controls(self) -> list[Arm]:
-        """Return the arms with something else in the circuit's place, and all that the study calls controls."""
+        """Return the arms with something else in the circuit's place."""
         others = [a for a in self.results.arms if a.role not in ("subject", "reference")]
-        return [a for a in others if a.role == "control" or core_of(a)]
+        return [a for a in others if core_of(a)]
 
     def loras(self) -> list[Arm]:
         """Return the arms that are LoRA, the reference first."""
@@ -135,6 +123,17 @@ def headline(
     return f"{quick}{_against_reference(evidence, found)} {answers[circuit.outcome]}"
 
 
+def is_larger(found: PairedComparison) -> Outcome:
+    """Return whether the difference is above zero, below it, or neither for sure.
+
+    Args:
+        found: A comparison; its corrected p-value decides, and one seed decides nothing.
+    """
+    if found.n_seeds < 2 or found.p_adjusted is None or found.p_adjusted >= LEVEL:
+        return "not shown"
+    return "supported" if found.difference.estimate > 0 else "contradicted"
+
+
 def core_of(arm: Arm) -> str | None:
     """Return what a control has in the circuit's place, or None if the arm is no such control."""
     core = arm.options.get("core")
@@ -146,19 +145,27 @@ def _parameters(evidence: Evidence) -> Verdict:
     claim = f"76 % fewer trainable parameters than LoRA at the same rank ({PAPER}; {REPORT})"
     subject, rank = evidence.subject, evidence.subject.options.get("r")
     loras = [a for a in evidence.loras() if rank and a.options.get("r") == rank]
+    modules = subject.options.get("target_modules")
+    loras = [a for a in loras if a.options.get("target_modules") == modules]
     lora = next((a for a in loras if not a.options.get("rank_pattern")), None)
     if lora is None or not lora.n_parameters or subject.n_parameters is None:
-        return Verdict("parameters", claim, "No counted LoRA of the same rank.", "not measured")
+        text = "No counted LoRA of the same rank on the same modules."
+        return Verdict("parameters", claim, text, "not measured")
     saving = 1 - subject.n_parameters / lora.n_parameters
     text = (
         f"{subject.n_parameters:,} parameters against {lora.n_parameters:,} of {lora.name} at rank "
         f"{rank}: {_fewer(saving)}. "
     )
+    if subject.options.get("target_saving") is not None:
+        text += "Its sizes were chosen for that. "
     none = next((a for a in evidence.controls() if core_of(a) == "none"), None)
     if none is not None and none.n_parameters is not None:
         alone = 1 - none.n_parameters / lora.n_parameters
-        text += f"Without any circuit ({none.name}) the same adapter has {_fewer(alone)}. "
-    text += f"What is saved, the tensor network saves; the circuit adds {subject.n_angles or 0:,} angles."
+        text += f"Without any circuit ({none.name}) it has {_fewer(alone)}. "
+    text += (
+        f"What is saved, the tensor network saves; the circuit adds {subject.n_angles or 0:,} angles, and the "
+        "matrices that weigh its outputs."
+    )
     outcome: Outcome = "contradicted" if saving <= 0 else "not shown"
     if saving >= CLAIMED_SAVING - ROUNDING:
         outcome = "supported"
@@ -184,35 +191,52 @@ def _training_effect(evidence: Evidence) -> Verdict:
         )
         shown = [numbers.decimal(100 * x, is_signed=True) for x in (value, low, high)]
         text += f"; as a share of {reference}'s {shown[0]} % ({shown[1]} to {shown[2]})"
-    return Verdict("training_effect", claim, f"{text}.", _is_larger(found))
+    return Verdict("training_effect", claim, f"{text}.", is_larger(found))
 
 
 def _reasoning(evidence: Evidence) -> Verdict:
     """Strict accuracy after training less that before; what the reference gains stands beside it."""
     claim = f"Strict accuracy on a mathematical reasoning task up from 68 % to 82 % by fine-tuning ({REPORT})"
     results = evidence.results
-    gain = evidence.against(BASE_ARM, "strict_accuracy")
-    before, after = (evidence.mean(a, "strict_accuracy") for a in (BASE_ARM, results.subject))
+    tasks = [task for task in results.tasks if task.is_reasoning] or list(results.tasks)
+    which = "all" if len(tasks) == len(results.tasks) else "reasoning"
+    gain = evidence.against(BASE_ARM, "strict_accuracy", which)
+    before, after = (
+        evidence.mean(a, "strict_accuracy", which) for a in (BASE_ARM, results.subject)
+    )
     if gain is None or before is None or after is None:
         return Verdict("reasoning", claim, _missing(evidence, BASE_ARM), "not measured")
     text = (
-        f"From {numbers.percent(before.estimate)} to {numbers.percent(after.estimate)}, mean over the tasks: "
-        f"{_points(gain)}. "
+        f"From {numbers.percent(before.estimate)} to {numbers.percent(after.estimate)}, mean over "
+        f"{' and '.join(task.name for task in tasks)}: {_points(gain)}. {_few_shots(results, tasks)}"
     )
-    theirs = evidence.mean(results.reference, "strict_accuracy")
-    versus = evidence.against(results.reference, "strict_accuracy")
+    theirs = evidence.mean(results.reference, "strict_accuracy", which)
+    versus = evidence.against(results.reference, "strict_accuracy", which)
     if theirs is not None and versus is not None:
         text += (
             f"{results.reference} reaches {numbers.percent(theirs.estimate)}; {results.subject} less "
             f"{results.reference}: {_points(versus)}. "
         )
     text += "A gain by fine-tuning says nothing about the circuit."
-    return Verdict("reasoning", claim, text, _is_larger(gain))
+    return Verdict("reasoning", claim, text, is_larger(gain))
+
+
+def _few_shots(results: StudyResults, tasks: Sequence[Task]) -> str:
+    """Say how much of the gain is the form of the answer: what the untrained model does when it is shown it."""
+    rows = [results.base.get(task.name) for task in tasks]
+    found = [row.few_shot_accuracy for row in rows if row is not None]
+    known = [share for share in found if share is not None]
+    if not known or len(known) < len(tasks):
+        return "How much of that is the form of an answer is not known. "
+    mean = numbers.percent(sum(known) / len(known))
+    return f"With {results.base_shots} examples in its prompt the untrained model has {mean}. "
 
 
 def _circuit(evidence: Evidence) -> Verdict:
     """Supported if the subject beats every control of the study; contradicted if one beats it."""
-    claim = "The quantum circuit contributes to the accuracy (the question of this study)"
+    claim = (
+        "The quantum circuit is worth more than anything in its place (the question of this study)"
+    )
     controls = evidence.controls()
     pairs = [(arm, evidence.against(arm.name, "accuracy")) for arm in controls]
     measured = [(arm, found) for arm, found in pairs if found is not None]
@@ -227,7 +251,7 @@ def _circuit(evidence: Evidence) -> Verdict:
     alike = [arm.name for arm, found in measured if found.equivalence == "equivalent"]
     if alike:
         text += f" Within the margin of {_margin(evidence)}, so equivalent: {', '.join(alike)}."
-    outcomes = {_is_larger(found) for _, found in measured}
+    outcomes = {is_larger(found) for _, found in measured}
     if "contradicted" in outcomes:
         return Verdict("circuit", claim, text, "contradicted")
     is_supported = outcomes == {"supported"} and not lacking
@@ -244,10 +268,12 @@ def _as_good(evidence: Evidence) -> Verdict:
     text = f"Accuracy less that of {reference}: {_points(found)}"
     if found.equivalence is None:
         return Verdict("as_good", claim, f"{text}; too little for a test.", "not shown")
-    text += f"; {found.equivalence} ({_p(found.p_equivalence)} for equivalence)."
+    is_one_sided = found.equivalence == "not inferior"
+    p = found.p_not_inferior if is_one_sided else found.p_equivalence
+    text += f"; {found.equivalence} ({_p(p)} for {'that' if is_one_sided else 'equivalence'})."
     if found.minimal_detectable_effect is not None:
         smallest = numbers.decimal(100 * found.minimal_detectable_effect)
-        text += f" This study finds differences from {smallest} points on."
+        text += f" Four in five such studies would find a difference of {smallest} points, before any correction."
     outcomes: dict[str, Outcome] = {
         "equivalent": "supported",
         "not inferior": "supported",
@@ -274,7 +300,7 @@ def _equal_parameters(evidence: Evidence) -> Verdict:
         f"{ours:,} parameters against {count:,} of {arm.name}: accuracy less that of {arm.name} "
         f"{_points(found)}."
     )
-    return Verdict("equal_parameters", claim, text, _is_larger(found))
+    return Verdict("equal_parameters", claim, text, is_larger(found))
 
 
 def _against_reference(evidence: Evidence, found: PairedComparison) -> str:
@@ -294,20 +320,13 @@ def _against_reference(evidence: Evidence, found: PairedComparison) -> str:
         "contradicted": "less accurate",
         "not shown": "not shown to be more or less accurate",
     }
-    outcome = words[_is_larger(found)]
-    if found.equivalence == "equivalent" and _is_larger(found) == "not shown":
+    outcome = words[is_larger(found)]
+    if found.equivalence == "equivalent" and is_larger(found) == "not shown":
         outcome = f"as accurate within {_margin(evidence)}"
     return (
         f"{size}{results.subject} is {outcome}: {' against '.join(shares)}, a difference of "
         f"{_points(found, has_tests=False)}."
     )
-
-
-def _is_larger(found: PairedComparison) -> Outcome:
-    """Return whether the difference is above zero, below it, or neither for sure."""
-    if found.n_seeds < 2 or found.p_adjusted is None or found.p_adjusted >= LEVEL:
-        return "not shown"
-    return "supported" if found.difference.estimate > 0 else "contradicted"
 
 
 def _has_equal_steps(evidence: Evidence, reference: str) -> bool:

@@ -11,12 +11,15 @@ one. metrics.jsonl alone grows line by line. Under a distributed launch the main
 writes.
 """
 
+import hashlib
 import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -153,12 +156,27 @@ def describe_provenance(recipe: Recipe, data_hashes: Mapping[str, str]) -> dict[
         "seed": recipe.seed,
         "data_hashes": dict(data_hashes),
         "versions": _versions(),
+        "code": _code(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "n_threads": torch.get_num_threads(),
         "gpus": gpus,
     }
+
+
+def _code() -> str:
+    """Return which sources of qpeft are at work: the commit of a checkout, or else a hash of the files."""
+    package = Path(__file__).parents[1]
+    if (package.parents[1] / ".git").exists():
+        command = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=12"]
+        with suppress(OSError, subprocess.SubprocessError):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            return f"commit {done.stdout.strip()}"
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return f"files with SHA-256 {digest.hexdigest()[:12]}"
 
 
 def is_main() -> bool:
