@@ -219,6 +219,30 @@ def measure_table(material: Material, measure: str, *, is_whole: bool = False) -
     return arm_table(caption, [material.title(task) for task in material.tasks], rows)
 
 
+def difference_table(material: Material, measure: str) -> Table | None:
+    """Return the subject less every other arm in one measure; None where there is nothing to compare.
+
+    Args:
+        material: Of the report.
+        measure: A key of `numbers.MEASURES`.
+    """
+    how, subject = MEASURES[measure], material.results.subject
+    rows = []
+    for arm in _others(material):
+        found = [material.comparison(task, arm, measure) for task in material.tasks]
+        if any(found):
+            shown = (
+                numbers.difference(c.difference, measure, has_unit=False) if c else numbers.ABSENT
+                for c in found
+            )
+            rows.append((arm, *shown))
+    if not rows:
+        return None
+    what = f"{how.label.capitalize()} of {subject} less that of each other arm"
+    caption = f"{what}, {how.difference_unit} (interval)"
+    return arm_table(caption, [material.title(task) for task in material.tasks], rows)
+
+
 def _measure_section(
     material: Material,
     key: str,
@@ -250,27 +274,8 @@ def _measure_section(
             )
     caption = f"{how.label.capitalize()} by arm, with {material.confidence} % intervals."
     figure = Figure(caption, "", tuple(panels), table)
-    compared = _difference_table(material, measure)
+    compared = difference_table(material, measure)
     return Section(key, title, paragraphs, (figure,), (compared,) if compared else ())
-
-
-def _difference_table(material: Material, measure: str) -> Table | None:
-    """Return the subject less every other arm in one measure."""
-    how, subject = MEASURES[measure], material.results.subject
-    rows = []
-    for arm in _others(material):
-        found = [material.comparison(task, arm, measure) for task in material.tasks]
-        if any(found):
-            shown = (
-                numbers.difference(c.difference, measure, has_unit=False) if c else numbers.ABSENT
-                for c in found
-            )
-            rows.append((arm, *shown))
-    if not rows:
-        return None
-    what = f"{how.label.capitalize()} of {subject} less that of each other arm"
-    caption = f"{what}, {how.difference_unit} (interval)"
-    return arm_table(caption, [material.title(task) for task in material.tasks], rows)
 
 
 def _compared(material: Material, task: str) -> list[PairedComparison]:

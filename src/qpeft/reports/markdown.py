@@ -7,14 +7,18 @@ from qpeft.reports.accuracy_sections import (
     CONTROLS_TEXT,
     arms_section,
     controls_table,
+    difference_table,
+    measure_table,
 )
 from qpeft.reports.content import Column, Section, Table
 from qpeft.reports.material import Material
 from qpeft.reports.record_sections import failures_section, provenance_section
+from qpeft.reports.training_sections import tuning_section
+from qpeft.study.numbers import MEASURES
 
 
 def make_markdown(material: Material) -> str:
-    """Return the headline, the claims, the arms, the controls and what was run.
+    """Return the headline, the claims, the arms, the controls, the training and what was run.
 
     The tables are those of the page, so that both show the same numbers.
     """
@@ -29,6 +33,10 @@ def make_markdown(material: Material) -> str:
     )
     parts += _section(arms_section(material), "Arms")
     parts += _section(_controls(material), "Controls")
+    for measure in ("training_effect", "forgetting"):
+        parts += _section(_measured(material, measure), MEASURES[measure].label.capitalize())
+    parts += _section(tuning_section(material), "Tuning")
+    parts += _section(_declared(material), "Declared differences")
     parts += _section(failures_section(material), "Runs that did not finish")
     parts += _section(provenance_section(material), "What was run")
     return "\n\n".join(parts) + "\n"
@@ -47,6 +55,28 @@ def _controls(material: Material) -> Section:
             "controls", "", absent="No arm shares scored examples and seeds with the subject yet."
         )
     return Section("controls", "", CONTROLS_TEXT, tables=(table,), notes=CONTROLS_NOTES)
+
+
+def _measured(material: Material, measure: str) -> Section:
+    """Return a measure of all arms, and of the subject less each other."""
+    found = (measure_table(material, measure), difference_table(material, measure))
+    tables = tuple(table for table in found if table is not None)
+    if not tables:
+        return Section(measure, "", absent="It was not measured in this study.")
+    return Section(measure, "", tables=tables)
+
+
+def _declared(material: Material) -> Section:
+    """Return what the study file says of arms that did not get the same."""
+    rows = tuple(
+        (arm.name, what.replace("_", " "), why)
+        for arm in material.results.arms
+        for what, why in arm.differs.items()
+    )
+    if not rows:
+        return Section("differs", "", absent="The study file declares none.")
+    columns = (Column("Arm"), Column("Differs in"), Column("Why"))
+    return Section("differs", "", tables=(Table("Declared differences", columns, rows),))
 
 
 def _section(section: Section, title: str) -> list[str]:
