@@ -1,5 +1,6 @@
 """`qpeft study` and `qpeft report` answer, and every mistake of a user's is one line."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,10 @@ sys.path.append(str(Path(__file__).parent / "study"))
 from tiny_study import LORA, QTHA, write_study
 
 from qpeft import cli, study_verbs
+from qpeft.study.folder import open_study
+from qpeft.study.plan import plan_study
+from qpeft.study.reading import load_study
+from qpeft.training.record import write_json
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -40,8 +45,32 @@ def test_a_plan_is_shown_and_nothing_is_written(
     assert "896" in text
     assert "480" in text
     assert "qtha differs from lora in parameters: fewer of them is what is on trial" in text
-    assert "0 of 5 jobs are done; time for the rest: unknown until the first runs" in text
+    assert re.search(
+        r"0 of 5 jobs are done; time for the rest: about \d+ \w+, a guess from one pass of the base model\.",
+        text,
+    )
     assert not (tmp_path / "study").exists()
+
+
+def test_a_plan_says_what_of_its_time_is_a_guess(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path)
+    planned = plan_study(load_study(path))
+    folder = open_study(planned, is_quick=False)
+
+    def finish(*kinds: str) -> str:
+        for job in planned.jobs:
+            if job.kind in kinds and job.seed == 0:
+                (folder / job.folder).mkdir(parents=True, exist_ok=True)
+                status = {"status": "succeeded", "seconds_before": 60.0}
+                write_json(folder / job.folder / "status.json", status)
+        assert run(monkeypatch, "study", str(path), "--plan", "--workers", "1") == 0
+        return capsys.readouterr().out
+
+    found = finish("base")
+    assert ", for runs a guess from one pass of the base model." in found
+    assert "3 of 5 jobs are done; time for the rest: about 2 min." in finish("base", "run")
 
 
 def test_set_and_quick_reach_the_study(

@@ -17,7 +17,10 @@ from rich.table import Table
 from qpeft.verb_parts import compact_table
 
 if TYPE_CHECKING:
-    from qpeft.study.plan import StudyPlan
+    from collections.abc import Mapping
+
+    from qpeft.study.job_folder import State
+    from qpeft.study.plan import Job, StudyPlan
     from qpeft.study.running import StudyOutcome
 
 study_verbs = typer.Typer()
@@ -123,7 +126,6 @@ def report(
 
 
 def _show_plan(plan: "StudyPlan", n_workers: int) -> None:
-    from qpeft.study.progress import duration, estimate_seconds
     from qpeft.study.running import done_so_far
 
     spec = plan.spec
@@ -142,13 +144,27 @@ def _show_plan(plan: "StudyPlan", n_workers: int) -> None:
             text = f"{arm.label} differs from {spec.compared_with(arm)} in {quantity}: {reason}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
     states = done_so_far(plan)
-    seconds = estimate_seconds(plan, spec.output_dir, states, n_workers)
-    time = (
-        "unknown until the first runs are done" if seconds is None else f"about {duration(seconds)}"
-    )
     n_done = sum(state == "succeeded" for state in states.values())
     console.print(f"Folder: {spec.output_dir}", soft_wrap=True, highlight=False)
-    console.print(f"{n_done} of {len(states)} jobs are done; time for the rest: {time}.")
+    time = _time_left(plan, states, n_workers)
+    text = f"{n_done} of {len(states)} jobs are done; time for the rest: {time}."
+    console.print(text, soft_wrap=True)
+
+
+def _time_left(plan: "StudyPlan", states: "Mapping[Job, State]", n_workers: int) -> str:
+    """Return how long the rest may take, and how much of that is a guess."""
+    from qpeft.study.estimate import estimate_seconds, guessed_kinds
+    from qpeft.study.progress import duration
+
+    folder = plan.spec.output_dir
+    words = f"about {duration(estimate_seconds(plan, folder, states, n_workers))}"
+    guessed = guessed_kinds(folder, states)
+    if not guessed:
+        return words
+    is_measured = any(job.kind not in guessed for job in states)
+    names = {"base": "evaluations of the base model", "trial": "trials", "run": "runs"}
+    part = f"for {' and '.join(names[kind] for kind in guessed)} " if is_measured else ""
+    return f"{words}, {part}a guess from one pass of the base model"
 
 
 def _counted(n: int, word: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from tiny_study import LORA, QTHA, study_keys, write_study
 
+from qpeft.chips.calibration import load_calibration
 from qpeft.errors import RecipeError
 from qpeft.study.reading import load_study
 from qpeft.study.spec import StudySpec
@@ -51,6 +52,54 @@ def test_paths_are_the_files_and_the_output_folder_the_callers(
     assert files is not None
     assert files.train == tmp_path / "sums.jsonl"
     assert load_study(path, is_quick=True).output_dir == elsewhere / "runs" / "some-quick"
+
+
+def test_files_of_the_measures_are_taken_from_the_study_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "general.txt").write_text("some text", encoding="utf-8")
+    load_calibration("wukong").save(tmp_path / "chip.json")
+    files = {"forgetting_file": "texts/general.txt", "noise_calibration": "chip.json"}
+    path = write_study(tmp_path, measures=files)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    measures = load_study(path).measures
+    assert measures.forgetting_file == tmp_path / "texts" / "general.txt"
+    assert measures.noise_calibration == str(tmp_path / "chip.json")
+    # A packaged name stays one, also beside a file that is called like it.
+    (tmp_path / "wukong").touch()
+    named = load_study(write_study(tmp_path, measures={"noise_calibration": "wukong"})).measures
+    assert named.noise_calibration == "wukong"
+    assert named.forgetting_file is None
+
+
+def test_files_of_the_measures_are_looked_for_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "general.txt").touch()
+    found = problems(
+        tmp_path,
+        margin=True,
+        measures={"forgetting_file": "genral.txt", "noise_calibration": "wukon"},
+    )
+    assert found[:2] == [
+        f"measures.forgetting_file: no such file '{tmp_path}/genral.txt'. Did you mean 'general.txt'?",
+        f"measures.noise_calibration: neither a packaged calibration nor a file '{tmp_path}/wukon'. "
+        "Did you mean 'wukong'?",
+    ]
+    assert found[2].startswith("margin: expected a number")  # all mistakes at once
+    (found_folder,) = problems(tmp_path, measures={"forgetting_file": "."})
+    assert found_folder.startswith("measures.forgetting_file: no such file")
+
+
+@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("{}", "needs the field")])
+def test_a_calibration_that_is_none_is_refused_with_its_key(
+    content: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "chip.json").write_text(content, encoding="utf-8")
+    (found,) = problems(tmp_path, measures={"noise_calibration": "chip.json"})
+    assert found.startswith("measures.noise_calibration: the file cannot be used. ")
+    assert reason in found
 
 
 def test_what_was_written_back_is_the_same_study(tmp_path: Path) -> None:

@@ -182,10 +182,20 @@ def test_an_empty_history_changes_nothing(jsonl):
     assert first == second
 
 
-@pytest.mark.parametrize("history", [[["u1"]], [["u1", ""]], ["u1"], {"u1": "a1"}])
+@pytest.mark.parametrize("history", [[["u1"]], [["u1", None]], ["u1"], {"u1": "a1"}])
 def test_a_history_of_anything_but_pairs_is_refused(jsonl, history):
     path = jsonl([{"instruction": "u", "output": "a", "history": history}])
     with pytest.raises(DataError, match=r"line 1: history\[0\] is not a pair of texts"):
+        load(path)
+
+
+@pytest.mark.parametrize("pair", [["", "a2"], ["u2", " \n"], ["", ""]])
+def test_an_empty_turn_of_a_history_is_named_with_its_row(jsonl, pair):
+    whole = {"instruction": "u", "output": "a", "history": [["u1", "a1"]]}
+    path = jsonl([whole, {**whole, "history": [["u1", "a1"], pair]}])
+    with pytest.raises(
+        DataError, match=r"line 2: history\[1\] has an empty turn: \[.*; fill it, or"
+    ):
         load(path)
 
 

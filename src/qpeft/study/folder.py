@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from qpeft.errors import StudyError
-from qpeft.study.job_folder import flat, place_free, read_json
+from qpeft.study.job_folder import flat, place_free, place_free_measures, read_json
 from qpeft.study.plan import Job, StudyPlan
 from qpeft.study.spec import StudySpec
 from qpeft.training.record import describe_provenance, write_json, write_jsonl, write_text
@@ -153,6 +153,7 @@ def _identity(plan: StudyPlan, is_quick: bool) -> dict[str, Any]:
     return {
         **whole,
         "model": model,
+        "measures": place_free_measures(whole["measures"]),
         "is_quick": is_quick,
         "arms": arms,
         "tasks": tasks,

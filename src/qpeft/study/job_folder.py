@@ -137,7 +137,7 @@ def job_key(content: Mapping[str, Any]) -> str:
         recipe["data"] = None
     if content["kind"] == "base":  # it trains nothing
         recipe["adapter"] = recipe["training"] = None
-    measures = dict(content["measures"] or {})
+    measures = place_free_measures(content["measures"] or {})
     measures.pop("cache_folder", None)
     whole = flat({**content, "recipe": recipe, "measures": measures})
     # A key that a later version knows, and that is not set, makes no other job.
@@ -163,6 +163,15 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def place_free(name: str) -> str:
     """Return a model's name without its place: a local model may be moved together with its study."""
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def place_free_measures(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the measures of a study without the places of the files that they read."""
+    found = dict(measures)
+    for key in ("forgetting_file", "noise_calibration"):
+        if found.get(key):
+            found[key] = place_free(str(found[key]))
+    return found
 
 
 def _flat_pairs(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """What a study will do, counted before anything runs: the arms on the real model, the runs, and who gets what."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from qpeft.errors import ConfigError, DataError, RecipeError
 from qpeft.recipe import AdapterSpec
 from qpeft.study.matching import match_lora
+from qpeft.study.pace import Pace, measure_pace
 from qpeft.study.parity import ParityRow, check_parity
 from qpeft.study.results import BASE_ARM, Role
 from qpeft.study.spec import ArmSpec, StudySpec, TaskSpec
 from qpeft.training.adapting import quiet_libraries
 from qpeft.training.data import Splits, load_splits
-from qpeft.training.encoding import EncodedSplit, encode_split
+from qpeft.training.encoding import EncodedSplit, encode_split, pad_token_id
 from qpeft.training.methods import build_adapter_config
 from qpeft.training.models import dtype_name, load_base
 from qpeft.training.plan import AdapterCount, count_adapter, count_steps, expected_memory
@@ -95,6 +96,7 @@ class StudyPlan:
         parity: What each arm gets on each task.
         jobs: In the order in which they are begun.
         memory: Expected peak memory of the largest run, in bytes.
+        pace: How fast the base model is here, for the guess of the time.
     """
 
     spec: StudySpec
@@ -104,6 +106,7 @@ class StudyPlan:
     parity: tuple[ParityRow, ...]
     jobs: tuple[Job, ...]
     memory: int
+    pace: Pace
 
     def arm(self, name: str) -> PlannedArm:
         """Return the arm of that name."""
@@ -149,8 +152,9 @@ def plan_study(spec: StudySpec) -> StudyPlan:
         for task in spec.tasks
         for longest in [encoded[task.name][1].longest]
     )
+    pace = measure_pace(model, _largest_batch(spec, encoded), pad_token_id(tokenizer))
     jobs = tuple(_jobs(spec))
-    return StudyPlan(spec, model.num_parameters(), arms, tasks, parity, jobs, memory)
+    return StudyPlan(spec, model.num_parameters(), arms, tasks, parity, jobs, memory, pace)
 
 
 def _with_dtype(spec: StudySpec, model: PreTrainedModel) -> StudySpec:
@@ -223,6 +227,15 @@ def _encode(
     with _told_of(f"Task '{task.name}'"):
         splits = load_splits(task.data, tokenizer.chat_template is not None)
         return splits, encode_split(tokenizer, splits.train, training)
+
+
+def _largest_batch(
+    spec: StudySpec, encoded: Mapping[str, tuple[Splits, EncodedSplit]]
+) -> Sequence[tuple[list[int], list[int]]]:
+    """Return a training batch of the task whose examples are longest."""
+    task = max(spec.tasks, key=lambda task: encoded[task.name][1].mean_length)
+    training = spec.training_of(task, spec.arm(spec.reference))
+    return encoded[task.name][1].rows[: training.batch_size]
 
 
 @contextmanager

@@ -1,15 +1,14 @@
 """How far a study is, for whoever wants to know: nobody, a terminal, or a log."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from qpeft.study.job_folder import FINAL, State, read_status, seconds_of
-from qpeft.study.plan import Job, StudyPlan
+from qpeft.study.job_folder import FINAL, State
+from qpeft.study.plan import Job
 from qpeft.study.results import BASE_ARM
 
 
@@ -102,52 +101,12 @@ def progress_table(states: Mapping[Job, State]) -> Table:
     return table
 
 
-def estimate_seconds(
-    plan: StudyPlan, folder: Path, states: Mapping[Job, State], n_workers: int
-) -> float | None:
-    """Return how long the jobs that are left may take, from those that are done; None if nobody knows.
-
-    Args:
-        plan: Of the study.
-        folder: The study's folder.
-        states: How far each job is.
-        n_workers: Processes at once.
-    """
-    times: dict[tuple[str, ...], list[float]] = {}
-    for job, state in states.items():
-        if state == "succeeded":
-            seconds = seconds_of(read_status(folder / job.folder))
-            if not seconds:
-                continue  # taken from published rows
-            for key in _likenesses(job):
-                times.setdefault(key, []).append(seconds)
-    left = 0.0
-    for job, state in states.items():
-        if state in FINAL:
-            continue
-        known = next((times[key] for key in _likenesses(job) if key in times), None)
-        if known is None:
-            return None
-        left += sum(known) / len(known)
-    return left / max(min(n_workers, len(plan.jobs)), 1)
-
-
 def duration(seconds: float) -> str:
     """Return a time as people say it: 40 s, 12 min, 3.5 h."""
     for size, unit in ((86400, "d"), (3600, "h")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def _likenesses(job: Job) -> tuple[tuple[str, ...], ...]:
-    """Return what jobs have in common that take as long, the most alike first."""
-    return (
-        (job.kind, job.task, job.arm),
-        (job.kind, job.arm),
-        (job.kind, "", job.task),
-        (job.kind,),
-    )
 
 
 def _cell(states: Mapping[Job, State]) -> str:

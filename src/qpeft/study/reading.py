@@ -2,15 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qpeft.errors import RecipeError, did_you_mean
+from qpeft.chips.calibration import PACKAGED, load_calibration
+from qpeft.errors import ConfigError, RecipeError, did_you_mean
 from qpeft.recipe import FileSplits
 from qpeft.recipe_text import Key, apply_overrides, got, place, read_yaml
+from qpeft.study.measures.spec import MeasureSpec
 from qpeft.study.spec import StudySpec, TaskSpec, validate_study
 from qpeft.study.spec_problems import arm_label
+from qpeft.training.rows import nearest_file
 
 _SHORT_FORMS = {"model": "name"}
 
@@ -20,8 +23,9 @@ def load_study(
 ) -> StudySpec:
     """Read a study file, apply its quick variant and the overrides, and check all of it.
 
-    Relative paths of data and model are taken from the study file's folder, `output_dir` from the current one;
-    without `output_dir` it is `runs/<name of the study>`, with `-quick` behind it for the quick variant.
+    Relative paths of data, model and measures are taken from the study file's folder, `output_dir` from the
+    current one; without `output_dir` it is `runs/<name of the study>`, with `-quick` behind it for the quick
+    variant.
 
     Args:
         path: The YAML file.
@@ -46,6 +50,7 @@ def load_study(
     folder = f"runs/{raw['name']}{'-quick' if is_quick else ''}"
     raw.setdefault("output_dir", folder)
     found += _share_data(raw)
+    found += _measure_file_problems(raw, path.parent)
     spec, more = validate_study(raw)
     found += more
     problems += [f"{place(path, key, sources)}: {text}" for key, text in found]
@@ -104,6 +109,32 @@ def _share_data(raw: dict[str, Any]) -> list[tuple[Key, str]]:
     return []
 
 
+def _measure_file_problems(raw: Mapping[str, Any], folder: Path) -> Iterator[tuple[Key, str]]:
+    """Return what is wrong with the files of the measures, which are read only when the first run is trained."""
+    measures = raw.get("measures")
+    if not isinstance(measures, Mapping):
+        return  # the check of the single key says so
+    text, chip = measures.get("forgetting_file"), measures.get("noise_calibration")
+    if isinstance(text, str):
+        file = _in_folder(text, folder)
+        if not file.is_file():
+            yield ("measures", "forgetting_file"), f"no such file '{file}'.{nearest_file(file)}"
+    if isinstance(chip, str) and chip not in PACKAGED:
+        file, key = _in_folder(chip, folder), ("measures", "noise_calibration")
+        if not file.is_file():
+            hint = did_you_mean(chip, PACKAGED)
+            yield key, f"neither a packaged calibration nor a file '{file}'.{hint}"
+            return
+        try:
+            load_calibration(file)
+        except (ConfigError, OSError, UnicodeDecodeError) as error:
+            yield key, f"the file cannot be used. {error}"
+
+
+def _in_folder(name: str | Path, folder: Path) -> Path:
+    return Path(os.path.abspath(folder / Path(name).expanduser()))
+
+
 def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
     name = spec.model.name
     local = folder / Path(name).expanduser()
@@ -119,6 +150,7 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
         update={
             "model": spec.model.model_copy(update=model),
             "tasks": [_resolve_files(task, folder) for task in spec.tasks],
+            "measures": _resolve_measures(spec.measures, folder),
             "jobs": jobs,
             "output_dir": Path(os.path.abspath(spec.output_dir)),
         }
@@ -128,10 +160,15 @@ def _resolve_paths(spec: StudySpec, folder: Path) -> StudySpec:
 def _resolve_files(task: TaskSpec, folder: Path) -> TaskSpec:
     if task.data.files is None:
         return task
-    files = {
-        part: Path(os.path.abspath(folder / file.expanduser()))
-        for part, file in task.data.files
-        if file is not None
-    }
+    files = {part: _in_folder(file, folder) for part, file in task.data.files if file is not None}
     data = task.data.model_copy(update={"files": FileSplits(**files)})
     return task.model_copy(update={"data": data})
+
+
+def _resolve_measures(measures: MeasureSpec, folder: Path) -> MeasureSpec:
+    paths: dict[str, Any] = {}
+    if measures.forgetting_file is not None:
+        paths["forgetting_file"] = _in_folder(measures.forgetting_file, folder)
+    if measures.noise_calibration not in PACKAGED:
+        paths["noise_calibration"] = str(_in_folder(measures.noise_calibration, folder))
+    return measures.model_copy(update=paths)

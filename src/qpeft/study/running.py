@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qpeft.study.estimate import estimate_seconds
 from qpeft.study.folder import open_study, study_lock, trial_data
 from qpeft.study.job_folder import (
     FINAL,
@@ -24,7 +25,7 @@ from qpeft.study.job_folder import (
     write_status,
 )
 from qpeft.study.plan import Job, StudyPlan, trial_folder
-from qpeft.study.progress import Progress, SilentProgress, estimate_seconds
+from qpeft.study.progress import Progress, SilentProgress
 from qpeft.study.taking import Source, open_sources, take
 from qpeft.study.tuning import choose_rate, read_trials
 

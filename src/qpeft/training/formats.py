@@ -214,13 +214,21 @@ def _asked(row: Row) -> str:
 
 
 def _alpaca_turns(row: Row) -> list[Message]:
-    """Return the turns of an alpaca row with a history, oldest first."""
+    """Return the turns of an alpaca row with a history, oldest first.
+
+    An empty turn is refused, as in every other format: whether it or the whole pair should go is not ours to
+    guess.
+    """
     history = row.values["history"]
     turns: list[Message] = []
     for i, pair in enumerate(history if isinstance(history, list) else [history]):
         is_pair = isinstance(pair, list) and len(pair) == 2
-        if not is_pair or not all(isinstance(text, str) and text.strip() for text in pair):
+        if not is_pair or not all(isinstance(text, str) for text in pair):
             raise DataError(f"{row.place}: history[{i}] is not a pair of texts: {got(pair)}")
+        if not all(text.strip() for text in pair):
+            raise DataError(
+                f"{row.place}: history[{i}] has an empty turn: {got(pair)}; fill it, or take the pair out"
+            )
         turns += _round(*pair)
     return turns + _round(_asked(row), str(row.values["output"]))
 
