@@ -102,7 +102,8 @@ def _measures(draw: np.random.Generator, arm: Arm) -> dict[str, Any]:
         "n_examples": 500,
         "unablated": {"accuracy": 0.75, "test_loss": 0.5},
         "ablated": changed,
-        "shuffled": changed | {"accuracy_difference": -0.07 - luck, "test_loss_difference": 0.12},
+        "shuffled": changed
+        | {"accuracy_difference": -0.07 - luck, "test_loss_difference": 0.12, "among": "tokens"},
     }
     if core == "quantum":
         found["noise"] = {"n_examples": 500, "rows": _noise(draw)}

@@ -1,5 +1,7 @@
 """What the core of an adapter carries is found by taking it out, and it is put back exactly."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from qpeft.study.measures.branch import core_ablated, core_shuffled, measure_branch
 from qpeft.study.measures.subject import Subject, qtha_adapters
+from qpeft.training.encoding import pad_token_id
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +91,91 @@ def test_an_ablation_that_fails_still_puts_the_cores_back(qtha: Subject) -> None
     assert torch.equal(logits(qtha), before)
 
 
-def test_shuffled_tokens_get_the_q_of_others_of_the_same_pass(qtha: Subject) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_tokens_get_the_q_of_others_of_the_same_pass(qtha: Subject, seed: int) -> None:
     adapter = next(iter(qtha_adapters(qtha.model).values()))
     z = torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         plain = adapter.core(z).flatten(0, 1)
-        with core_shuffled(qtha.model, seed=1):
+        with core_shuffled(qtha.model, seed):
             moved = adapter.core(z).flatten(0, 1)
-    assert not torch.equal(moved, plain)
+        with core_shuffled(qtha.model, seed):
+            assert torch.equal(adapter.core(z).flatten(0, 1), moved)
     order = [int((plain - row).abs().sum(1).argmin()) for row in moved]
     assert sorted(order) == list(range(16))
+    assert all(place != own for own, place in enumerate(order))
     assert torch.equal(moved, plain[order])
+
+
+@contextmanager
+def seen_shuffles(subject: Subject) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """What the last adapter's core gives in each pass, (texts, tokens, r), and what is put in its place."""
+    changed: Any = list(qtha_adapters(subject.model).values())[-1].core
+    change, seen = changed.change, []
+
+    def watched(q: Tensor) -> Tensor:
+        seen.append((q, change(q)))
+        return seen[-1][1]
+
+    changed.change = watched
+    yield seen
+
+
+def rows_of(q: Tensor) -> list[tuple[float, ...]]:
+    return sorted(map(tuple, q.tolist()))
+
+
+def check_shuffled(q: Tensor, moved: Tensor, is_token: Tensor) -> None:
+    """Fail unless tokens alone have exchanged their q, and padding has its own."""
+    assert torch.equal(moved[~is_token], q[~is_token])
+    assert rows_of(moved[is_token]) == rows_of(q[is_token])
+    is_changed = (moved != q).any(-1)
+    assert torch.equal(is_changed, is_token)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_no_token_gets_the_q_of_padding_and_padding_keeps_its_own(qtha: Subject, side: str) -> None:
+    ids = torch.tensor([[5, 9, 20, 31, 40, 8], [7, 13, 50, 61, 0, 0], [33, 2, 0, 0, 0, 0]])
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] * 2 + [0] * 4])
+    if side == "left":
+        ids, mask = ids.flip(1), mask.flip(1)
+    with torch.no_grad(), core_shuffled(qtha.model), seen_shuffles(qtha) as seen:
+        qtha.model(input_ids=ids, attention_mask=mask)
+    ((q, moved),) = seen
+    check_shuffled(q, moved, mask.bool())
+
+
+@pytest.mark.parametrize("has_mask", [True, False])  # without padding `generate` gives none
+def test_a_text_that_has_ended_gives_no_q_and_takes_none(qtha: Subject, has_mask: bool) -> None:
+    pad = pad_token_id(qtha.tokenizer)
+    texts, step = torch.tensor([[5, 9], [7, 13], [33, 2]]), torch.tensor([[20], [pad], [31]])
+    mask = torch.ones(3, 3, dtype=torch.long) if has_mask else None
+    with torch.no_grad(), core_shuffled(qtha.model, pad=pad), seen_shuffles(qtha) as seen:
+        cache = qtha.model(input_ids=texts).past_key_values
+        qtha.model(input_ids=step, attention_mask=mask, past_key_values=cache)
+    check_shuffled(*seen[0], torch.ones(3, 2, dtype=torch.bool))
+    check_shuffled(*seen[1], step != pad)
+
+
+def test_answers_and_losses_are_shuffled_among_tokens_alone(qtha: Subject) -> None:
+    pad = pad_token_id(qtha.tokenizer)
+    masks: list[Tensor] = []
+
+    def see(_model: Any, _args: Any, inputs: dict[str, Any]) -> None:
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+        mask = torch.ones_like(ids) if mask is None else mask[:, -ids.shape[1] :]
+        is_step = ids.shape[1] == 1
+        masks.append(mask.bool() & (ids != pad) if is_step else mask.bool())
+
+    handle = qtha.model.get_base_model().register_forward_pre_hook(see, with_kwargs=True)
+    with core_shuffled(qtha.model, pad=pad), seen_shuffles(qtha) as seen:
+        qtha.score(None)
+    handle.remove()
+    assert not all(mask.all() for mask in masks), "without any padding nothing is tested"
+    for (q, moved), is_token in zip(seen, masks, strict=True):
+        if is_token.sum() > 1:
+            assert torch.equal(moved[~is_token], q[~is_token])
+            assert rows_of(moved[is_token]) == rows_of(q[is_token])
 
 
 def test_shuffling_a_single_token_changes_nothing(qtha: Subject) -> None:

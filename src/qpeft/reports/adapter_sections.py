@@ -46,12 +46,13 @@ def branch_section(material: Material) -> Section:
         t for t in (_ablation_table(material, ablated), _share_table(material, arms)) if t
     )
     paragraphs = (
-        "After training, the core (the circuit, or what a control has in its place) is taken out, or each token "
-        "is given the core's output of another token. If accuracy falls and loss rises, the adapter has "
-        "learned to use it. That it is used does not say that it is needed: for that, see the controls.",
+        "After training, the core (the circuit, or what a control has in its place) is taken out, or shuffled: "
+        "each token is given the core's output of another token of the same pass, of its own text or of another "
+        "one in the batch. If accuracy falls and loss rises, the adapter has learned to use it. That it is used "
+        "does not say that it is needed: for that, see the controls.",
     )
     figures = (Figure(_RANGES, "", tuple(panels), None),) if panels else ()
-    return Section(key, title, paragraphs, figures, tables)
+    return Section(key, title, paragraphs, figures, tables, _shuffle_notes(material, ablated))
 
 
 def rank_section(material: Material) -> Section:
@@ -120,6 +121,18 @@ def gradients_section(material: Material) -> Section:
 
 
 _DIFFERENCES = (("accuracy_difference", "pp", 100.0), ("test_loss_difference", "nats/token", 1.0))
+
+
+def _shuffle_notes(material: Material, arms: Sequence[str]) -> tuple[str, ...]:
+    """Say so where the core's outputs of padding were dealt out too."""
+    shuffled = [found for arm in arms for found in material.measured(arm, "branch", "shuffled")]
+    n_padded = sum("among" not in found for found in shuffled)
+    if not n_padded:
+        return ()
+    return (
+        f"In {n_padded} of {len(shuffled)} runs padding took part in the shuffle: a token could be given the "
+        f"core's output of padding, or keep its own.",
+    )
 
 
 def _ablation_table(material: Material, arms: Sequence[str]) -> Table | None:

@@ -24,7 +24,8 @@ Test examples are answered as the recipe says, with the first of its `n_shots`.
       .ablated                   without the core (q = 0; with fusion "hadamard" q = 1):
                                  {accuracy, accuracy_difference, test_loss, test_loss_difference, changed_answers};
                                  differences are to the unablated; accuracy falls, loss rises if the core matters
-      .shuffled                  the same where each token has the q of another token
+      .shuffled                  the same where each token has the q of another token of the same pass
+        .among                   "tokens"; where it is missing, padding took part
     effective_rank               exp(entropy of the singular values' shares) of the update on token rows
       .mean                      over the adapted layers; 0 for an update of zero
       .by_layer                  {index of the decoder layer, as text: mean over its modules}

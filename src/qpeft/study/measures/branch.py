@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from qpeft.adapters.qtha import QthaAdapter
 from qpeft.layers import QuantumLayer
 from qpeft.study.measures.subject import Subject, layer_index, left_out, qtha_adapters
 from qpeft.study.measures.token_rows import watch_tokens
+from qpeft.training.encoding import pad_token_id
 from qpeft.training.evaluation import Evaluation
 
 Change = Callable[[Tensor], Tensor]
@@ -47,8 +49,8 @@ def measure_branch(subject: Subject) -> dict[str, Any]:
     }
     with core_ablated(subject.model):
         result["ablated"] = compared(subject.score(n), whole)
-    with core_shuffled(subject.model, subject.spec.seed):
-        result["shuffled"] = compared(subject.score(n), whole)
+    with core_shuffled(subject.model, subject.spec.seed, pad_token_id(subject.tokenizer)):
+        result["shuffled"] = {**compared(subject.score(n), whole), "among": "tokens"}
     return result
 
 
@@ -60,21 +62,31 @@ def core_ablated(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def core_shuffled(model: nn.Module, seed: int = 0) -> Iterator[None]:
-    """Give each token of a forward pass the q of another one inside a `with` block.
+def core_shuffled(model: PeftModel, seed: int = 0, pad: int | None = None) -> Iterator[None]:
+    """Give each token of a forward pass the q of another token of it inside a `with` block.
 
-    All tokens of a pass (of all texts in the batch, padding included) are permuted. The permutation follows from
-    the seed and their number: it is the same in all layers of a pass, so a token gets all its q from one other
-    token. A pass of a single token is left alone.
+    The tokens of all texts of a batch stand in a ring, in an order that follows from the seed and their number,
+    and each gets the q of the one before it. The ring is the same in all layers of a pass, so a token gets all
+    its q from one other token. Padding keeps its q and gives it to nobody, and so does a text that has ended while
+    others of its batch are still being written. A pass of a single token is left alone.
+
+    Args:
+        model: With QTHA adapters.
+        seed: Of the order.
+        pad: The token that `generate` feeds to a text that has ended; None takes it for a token like any other.
     """
+    now = _TokensOfPass(pad)
 
     def shuffle(q: Tensor) -> Tensor:
         rows = q.flatten(0, -2)
+        places = now.places(len(rows)).to(q.device)
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(rows), generator=generator).to(q.device)
-        return rows[order].reshape(q.shape)
+        ring = places[torch.randperm(len(places), generator=generator).to(q.device)]
+        moved = rows.clone()
+        moved[ring] = rows[ring.roll(1)]
+        return moved.reshape(q.shape)
 
-    with _cores_changed(model, lambda _: shuffle):
+    with now.watching(model), _cores_changed(model, lambda _: shuffle):
         yield
 
 
@@ -88,6 +100,50 @@ def compared(now: Evaluation, whole: Evaluation) -> dict[str, float]:
         "test_loss_difference": now.loss - whole.loss,
         "changed_answers": sum(a.text != b.text for a, b in pairs) / now.n,
     }
+
+
+class _TokensOfPass:
+    """Knows which positions of the forward pass that is under way are tokens of a text."""
+
+    def __init__(self, pad: int | None):
+        self.pad = pad
+        self._is_token: Tensor | None = None  # (texts, tokens)
+
+    @contextmanager
+    def watching(self, model: PeftModel) -> Iterator[None]:
+        """Look at what the base model is given inside a `with` block: that is where every pass comes by."""
+        base = model.get_base_model()
+        handles = (
+            base.register_forward_pre_hook(self._see, with_kwargs=True),
+            base.register_forward_hook(self._forget, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def places(self, n_rows: int) -> Tensor:
+        """Return the places of the tokens among so many rows; all of them where the pass does not say."""
+        # Experts of a mixture see their tokens in a list of their own, without padding's place.
+        if self._is_token is None or self._is_token.numel() != n_rows:
+            return torch.arange(n_rows)
+        return self._is_token.flatten().nonzero().flatten()
+
+    def _see(self, _model: nn.Module, _args: Any, inputs: dict[str, Any]) -> None:
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        if ids is None:
+            return
+        n_tokens = ids.shape[1]
+        # What stands before is in the cache. `generate` gives no mask where no text of the batch is padded.
+        is_token = torch.ones_like(ids) if mask is None else mask[:, -n_tokens:]
+        self._is_token = is_token.bool()
+        if n_tokens == 1 and self.pad is not None:
+            # It goes on with a text that has ended: fed with padding, which no mask hides.
+            self._is_token = self._is_token & (ids != self.pad)
+
+    def _forget(self, _model: nn.Module, _args: Any, _output: Any) -> None:
+        self._is_token = None
 
 
 class _ChangedCore(nn.Module):
