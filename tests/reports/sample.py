@@ -81,7 +81,13 @@ def _measures(draw: np.random.Generator, arm: Arm) -> dict[str, Any]:
     modules = range(0, 30, 3)
     rank = {str(layer): 4 + 0.1 * layer + 0.3 * float(draw.random()) for layer in modules}
     found: dict[str, Any] = {
-        "effective_rank": {"mean": fmean(rank.values()), "by_layer": rank, "modules": []}
+        "effective_rank": {
+            "mean": fmean(rank.values()),
+            "by_layer": rank,
+            "modules": [],
+            "n_rows": 2048,
+        },
+        "forgetting": {"n_texts": 16, "n_tokens": 752, "text": "samples of the base model"},
     }
     core = arm.options.get("core", "quantum" if arm.method == "qtha" else None)
     if core in (None, "none"):
@@ -99,14 +105,14 @@ def _measures(draw: np.random.Generator, arm: Arm) -> dict[str, Any]:
         "varying_share": 0.24 + luck,
         "nonlinear_share": 0.08,
         "n_rows": 2048,
-        "n_examples": 500,
+        "n_examples": 100,
         "unablated": {"accuracy": 0.75, "test_loss": 0.5},
         "ablated": changed,
         "shuffled": changed
         | {"accuracy_difference": -0.07 - luck, "test_loss_difference": 0.12, "among": "tokens"},
     }
     if core == "quantum":
-        found["noise"] = {"n_examples": 500, "rows": _noise(draw)}
+        found["noise"] = {"n_examples": 100, "rows": _noise(draw)}
     if core in ("quantum", "product"):
         layers = {str(layer): 1e-3 * 0.93**layer * (1 + float(draw.random())) for layer in modules}
         point = {

@@ -3,12 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from sample import NO_FINDINGS, rich_study
 from synthetic import TASKS, synthetic_results
 
-from qpeft.reports.adapter_sections import branch_section
+from qpeft.reports.adapter_sections import branch_section, gradients_section, rank_section
+from qpeft.reports.circuit_sections import noise_section
 from qpeft.reports.content import Section
 from qpeft.reports.material import Material
+from qpeft.reports.record_sections import provenance_section
+from qpeft.reports.samples import first_examples, forgetting_samples, ranges
+from qpeft.study import numbers
 from qpeft.study.results import StudyResults
 
 
@@ -24,6 +29,65 @@ def material_of(results: StudyResults, **changes: Any) -> Material:
 def said(section: Section) -> str:
     captions = [figure.caption for figure in section.figures]
     return " ".join([*section.paragraphs, *captions, *section.notes])
+
+
+def test_the_samples_behind_every_measure_are_told() -> None:
+    material = material_of(small(n_tasks=2, n_seeds=3))
+    _, samples = provenance_section(material).tables
+    first = f"the first 100 of 120 test examples of each task: one answer is 1.0{numbers.SPACE}pp"
+    rows, batch = "2,048 tokens of test examples", "a batch of 8 training examples"
+    texts = "16 texts, 752 tokens in all: samples of the base model"
+    over = "2 tasks, 3 seeds"
+    assert samples.rows == (
+        ("Forgetting", texts, over),
+        ("Core out, core shuffled", first, over),
+        ("Share of the core", rows, over),
+        ("Effective rank", rows, over),
+        ("Gradients", batch, over),
+        ("Noise and shots", first, over),
+    )
+    for make, samples_of in (
+        (branch_section, first),
+        (branch_section, rows),
+        (rank_section, rows),
+        (gradients_section, batch),
+        (noise_section, first),
+    ):
+        assert samples_of in said(make(material)), make
+
+
+@pytest.mark.parametrize(
+    ("n_tasks", "n_seeds", "by_task", "over_all"),
+    [
+        (1, 3, "means over 3 seeds, bars the range over them", None),
+        (2, 3, "means over 3 seeds, bars", "means over 2 tasks and 3 seeds, bars"),
+        (2, 1, "single runs and there are no ranges", "over 2 tasks with one seed, bars"),
+        (1, 1, "single runs and there are no ranges: what another seed", None),
+    ],
+)
+def test_ranges_say_whether_they_are_over_seeds(
+    n_tasks: int, n_seeds: int, by_task: str, over_all: str | None
+) -> None:
+    material = material_of(small(n_tasks, n_seeds))
+    assert by_task in ranges(material, "noise", "rows", is_by_task=True)
+    assert (over_all or by_task) in ranges(material, "branch", "ablated")
+
+
+def test_runs_that_were_measured_on_more_or_fewer_samples_are_told_as_a_span() -> None:
+    results = small(n_seeds=3)
+    few = {"branch": {"n_examples": 20}, "forgetting": {"n_texts": 8, "n_tokens": 99, "text": "x"}}
+    rows = tuple(
+        replace(row, measures=few) if (row.arm, row.seed) == ("qtha", 0) else row
+        for row in results.rows
+    )
+    material = material_of(results, rows=rows)
+    assert first_examples(material, "branch") == (
+        f"the first 20 to 100 of 120 test examples: one answer is up to 5.0{numbers.SPACE}pp"
+    )
+    assert forgetting_samples(material) == (
+        "8 to 16 texts, 99 to 752 tokens in all: samples of the base model or x"
+    )
+    assert "2 to 3 seeds" in ranges(material, "noise", "rows")
 
 
 def test_a_shuffle_in_which_padding_took_part_is_owned_up_to() -> None:

@@ -7,12 +7,9 @@ from typing import Any
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material
 from qpeft.reports.plots import Line, Point, Words, plot_intervals, plot_lines
+from qpeft.reports.samples import first_examples, gradient_examples, ranges, token_rows, told
 from qpeft.study import numbers
 from qpeft.study.findings import Interval
-
-_RANGES = (
-    "Points are means over tasks and seeds, bars the range from the lowest to the highest run."
-)
 
 
 def branch_section(material: Material) -> Section:
@@ -50,8 +47,11 @@ def branch_section(material: Material) -> Section:
         "each token is given the core's output of another token of the same pass, of its own text or of another "
         "one in the batch. If accuracy falls and loss rises, the adapter has learned to use it. That it is used "
         "does not say that it is needed: for that, see the controls.",
+        *told("Accuracies and losses are those on", first_examples(material, "branch")),
+        *told("The core's share was measured on", token_rows(material, "branch")),
     )
-    figures = (Figure(_RANGES, "", tuple(panels), None),) if panels else ()
+    caption = ranges(material, "branch", "ablated") if panels else ""
+    figures = (Figure(caption, "", tuple(panels), None),) if panels else ()
     return Section(key, title, paragraphs, figures, tables, _shuffle_notes(material, ablated))
 
 
@@ -82,8 +82,9 @@ def rank_section(material: Material) -> Section:
     paragraphs = (
         "The exponential of the entropy of the update's singular values on real inputs: how many directions a "
         "layer's change really uses, whatever rank it could have.",
+        *told("It was measured on", token_rows(material, "effective_rank")),
     )
-    figure = Figure(_RANGES, "", tuple(panels), table, material.legend(found))
+    figure = Figure(ranges(material, *path), "", tuple(panels), table, material.legend(found))
     return Section(key, title, paragraphs, (figure,))
 
 
@@ -110,12 +111,14 @@ def gradients_section(material: Material) -> Section:
     table = _gradient_table(material)
     if not panels and table is None:
         return Section(key, title, absent="Gradients of angles were not measured in this study.")
-    caption = "Lines are means over tasks and seeds, bands the range over the runs."
+    marks = ("Lines", "bands")
+    caption = ranges(material, "angle_gradients", "fresh", marks=marks) if panels else ""
     figures = (Figure(caption, "", tuple(panels), None, material.legend(arms)),) if panels else ()
     paragraphs = (
         "On a barren plateau the angles of a circuit get no gradient worth the name. The ratio compares them, a "
         "parameter, with all other trained parameters of the same adapter: far below one means that the circuit "
         "hardly learns. How the variance falls with the number of qubits stands in the next section.",
+        *told("Gradients are those of", gradient_examples(material)),
     )
     return Section(key, title, paragraphs, figures, (table,) if table else ())
 
@@ -164,7 +167,7 @@ def _ablation_table(material: Material, arms: Sequence[str]) -> Table | None:
     )
     columns = (Column("Arm", "arm"), Column("Core"), *(Column(h, "number") for h in headers))
     return Table(
-        "The core taken out and shuffled: means over tasks and seeds", columns, tuple(rows)
+        "The core taken out and shuffled: means over runs (range over runs)", columns, tuple(rows)
     )
 
 
@@ -181,7 +184,7 @@ def _share_table(material: Material, arms: Sequence[str]) -> Table | None:
         "Of what varies by token, % (range)",
         "Not affine in z, % (range)",
     )
-    caption = "How much of the update's size comes from the core: means over tasks and seeds"
+    caption = "How much of the update's size comes from the core: means over runs (range over runs)"
     return arm_table(caption, headers, rows) if rows else None
 
 
@@ -205,7 +208,9 @@ def _gradient_table(material: Material) -> Table | None:
     )
     columns = (Column("Arm", "arm"), Column("When"), *(Column(h, "number") for h in headers))
     return Table(
-        "Gradients of the loss, nats/token per unit of the parameter", columns, tuple(rows)
+        "Gradients of the loss, nats/token per unit of the parameter: means over runs",
+        columns,
+        tuple(rows),
     )
 
 

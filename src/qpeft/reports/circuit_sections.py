@@ -11,6 +11,7 @@ from qpeft.reports.arm_styles import ArmStyle, nth_style
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material
 from qpeft.reports.plots import Line, Words, plot_lines
+from qpeft.reports.samples import first_examples, ranges, told
 from qpeft.study import numbers
 from qpeft.study.results import AnsatzRow
 
@@ -109,11 +110,8 @@ def noise_section(material: Material) -> Section:
         (*headers, Column("Accuracy, % (range over seeds)", "number")),
         tuple(dict.fromkeys(rows)),
     )
-    caption = (
-        "Trained adapters whose circuits then run on a simulated chip: an error scale of 1 is the chip as "
-        "calibrated, 0 has no errors. Means and range over the seeds."
-    )
     shown = material.legend(arm for arm in material.arms if arm in arms)
+    caption = _noise_caption(material) if panels else ""
     figures = (Figure(caption, "", tuple(panels), table, shown),) if panels else ()
     return Section(key, title, figures=figures, tables=(trained,) if trained else ())
 
@@ -169,6 +167,16 @@ def _ansatz_lines(rows: Sequence[AnsatzRow], field: str) -> list[Line]:
             )
         )
     return lines
+
+
+def _noise_caption(material: Material) -> str:
+    over = ranges(material, "noise", "rows", marks=("Lines", "bands"), is_by_task=True)
+    samples = told("Accuracies are those on", first_examples(material, "noise"))
+    what = (
+        "Trained adapters whose circuits then run on a simulated chip: an error scale of 1 is the chip as "
+        "calibrated, 0 has no errors."
+    )
+    return " ".join((what, over, *samples))
 
 
 def _noise_cells(

@@ -122,14 +122,8 @@ class Material:
 
     def measured(self, arm: str, *path: str, task: str = ALL_TASKS) -> list[Any]:
         """Return what the arm's runs hold under a path of keys of `RunRow.measures`, where it is there."""
-        found = []
-        for row in self.rows(arm, task):
-            value: Any = row.measures
-            for key in path:
-                value = value.get(key) if isinstance(value, Mapping) else None
-            if value is not None:
-                found.append(value)
-        return found
+        found = (measured_in(row, path) for row in self.rows(arm, task))
+        return [value for value in found if value is not None]
 
     def saving(self, arm: str) -> str:
         """Return how many fewer parameters an arm has than the reference, as a signed share."""
@@ -138,6 +132,14 @@ class Material:
             return numbers.ABSENT
         change = numbers.decimal(100 * (own / reference - 1), 1, is_signed=True)
         return numbers.with_unit(change, "%")
+
+
+def measured_in(row: RunRow, path: Iterable[str]) -> Any:
+    """Return what a run holds under a path of keys of `RunRow.measures`; None where there is nothing."""
+    value: Any = row.measures
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def listed(words: Iterable[str]) -> str:

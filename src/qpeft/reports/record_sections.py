@@ -7,6 +7,7 @@ from typing import Any
 from qpeft.reports.content import Column, Listing, Section, Table
 from qpeft.reports.csv_rows import csv_files
 from qpeft.reports.material import Material
+from qpeft.reports.samples import samples_table
 from qpeft.study import numbers
 from qpeft.study.results import RunRow
 
@@ -71,7 +72,7 @@ def parity_section(material: Material) -> Section:
 
 
 def provenance_section(material: Material) -> Section:
-    """Show versions, machine, commands, hashes and dates."""
+    """Show versions, machine, commands, hashes and dates, and on how much the measures were taken."""
     key, title = "provenance", "Provenance"
     results = material.results
     shown = {k: v for k, v in results.provenance.items() if k not in ("parity", "study_file")}
@@ -89,7 +90,9 @@ def provenance_section(material: Material) -> Section:
     table = Table("Where the numbers come from", (Column("What"), Column("Value")), tuple(rows))
     file = results.provenance.get("study_file")
     listings = (Listing("The study file", str(file)),) if file else ()
-    return Section(key, title, tables=(table,), listings=listings)
+    samples = samples_table(material)
+    tables = (table, samples) if samples else (table,)
+    return Section(key, title, tables=tables, listings=listings)
 
 
 def data_section(material: Material) -> Section:
