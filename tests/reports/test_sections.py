@@ -98,3 +98,21 @@ def test_a_shuffle_in_which_padding_took_part_is_owned_up_to() -> None:
     n = sum("shuffled" in row.measures["branch"] for row in older.rows)
     section = branch_section(material_of(older))
     assert f"In {n} of {n} runs padding took part in the shuffle" in said(section)
+
+
+def test_hashes_are_told_by_the_studys_tasks_and_no_place_of_one_machine() -> None:
+    hashes = {
+        "easy": {"chain_sum/train": "11aa", "chain_sum/test": "12ab"},
+        "hard": {"chain_sum/train": "21ba", "chain_sum/test": "22bb"},
+        "files": {"/home/me/a/sums.jsonl": "31ca", "C:\\data\\b\\sums.jsonl": "32cb"},
+    }
+    material = material_of(small(), provenance={"data_hashes": hashes})
+    rows = dict(provenance_section(material).tables[0].rows)
+    assert {name: found for name, found in rows.items() if name.startswith("SHA-256")} == {
+        "SHA-256 of easy/train": "11aa",
+        "SHA-256 of easy/test": "12ab",
+        "SHA-256 of hard/train": "21ba",
+        "SHA-256 of hard/test": "22bb",
+        "SHA-256 of files/sums.jsonl": "31ca",
+        "SHA-256 of files/sums.jsonl (2)": "32cb",
+    }

@@ -181,6 +181,7 @@ def test_arms_and_tasks_are_those_of_the_plan(study: Path) -> None:
     assert (results.tasks[0].title, results.tasks[0].n_test) == ("sums of two numbers", 10)
     assert (results.subject, results.reference, results.margin) == ("qtha", "lora", 0.05)
     assert results.provenance["parity"][1]["compared_with"] == "lora"
+    assert list(results.provenance["data_hashes"]["sums"]) == ["sums/sums.jsonl"]
 
 
 def test_rows_and_scores_are_written_as_csv(study: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from qpeft.reports.csv_rows import csv_files
 from qpeft.reports.material import Material
 from qpeft.reports.samples import samples_table
 from qpeft.study import numbers
+from qpeft.study.provenance import hashes_by_part
 from qpeft.study.results import RunRow
 
 
@@ -204,8 +205,9 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
         if key == "versions" and isinstance(value, Mapping):
             shown[key] = ", ".join(f"{name} {version}" for name, version in value.items())
         elif key == "data_hashes" and isinstance(value, Mapping):
-            hashes = {name: h for task in value.values() for name, h in task.items()}
-            shown |= {f"SHA-256 of {name}": found for name, found in hashes.items()}
+            for task, hashes in value.items():
+                by_part = hashes_by_part(task, hashes)
+                shown |= {f"SHA-256 of {part}": digest for part, digest in by_part.items()}
         elif key == "commands":
             # A study that was interrupted was begun with the same command again and again.
             shown[key] = list(dict.fromkeys(value))

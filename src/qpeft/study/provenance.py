@@ -1,8 +1,9 @@
 """Where a study's numbers come from, as its results tell it: nothing in it names a place on one machine."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from qpeft.study.job_folder import read_json, read_status
@@ -28,11 +29,37 @@ def describe_study(
         "code": list(dict.fromkeys(s["code"] for s in (first, *later) if "code" in s)),
         "commands": [_plain_command(session["command"], folder) for session in (first, *later)],
         "finished": max(ended, default=None),
-        "data_hashes": {name: task["hashes"] for name, task in record["tasks"].items()},
+        "data_hashes": {
+            name: hashes_by_part(name, task["hashes"]) for name, task in record["tasks"].items()
+        },
         "parity": record["parity"],
         "n_base": record["n_base"],
         "study_file": study_file.replace(str(folder.absolute()), folder.name),
     }
+
+
+def hashes_by_part(task: str, hashes: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of a task's data by "task/part", or "task/file", the file by its own name.
+
+    The name of a generator would be the same for two tasks of a study, and a file's folder is one machine's. A
+    second file of the same name gets a number.
+
+    Args:
+        task: The study's name of it.
+        hashes: By "generator/part" or by a file's path.
+
+    Example:
+        >>> hashes_by_part("sums", {"chain_sum/train": "1f", "chain_sum/test": "2e"})
+        {'sums/train': '1f', 'sums/test': '2e'}
+    """
+    found: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for name, digest in hashes.items():
+        part = PureWindowsPath(name).name  # which knows the separators of all systems
+        seen[part] += 1
+        number = f" ({seen[part]})" if seen[part] > 1 else ""
+        found[f"{task}/{part}{number}"] = digest
+    return found
 
 
 def describe_machine(run: Path) -> str | None:
