@@ -8,7 +8,7 @@ from sample import NO_FINDINGS, rich_study
 from synthetic import TASKS, synthetic_results
 
 from qpeft.reports.adapter_sections import branch_section, gradients_section, rank_section
-from qpeft.reports.circuit_sections import noise_section
+from qpeft.reports.circuit_sections import ansatz_section, noise_section
 from qpeft.reports.content import Section
 from qpeft.reports.material import Material
 from qpeft.reports.record_sections import provenance_section
@@ -98,6 +98,28 @@ def test_a_shuffle_in_which_padding_took_part_is_owned_up_to() -> None:
     n = sum("shuffled" in row.measures["branch"] for row in older.rows)
     section = branch_section(material_of(older))
     assert f"In {n} of {n} runs padding took part in the shuffle" in said(section)
+
+
+def test_a_curve_by_qubits_is_shown_where_there_is_one() -> None:
+    material = material_of(small())
+    rows = material.results.ansatzes
+    first, *_, last = [r for r in rows if (r.name, r.n_layers) == ("reupload", 1)]
+    ends = [numbers.short(row.gradient_variance) for row in (first, last)]
+    section = ansatz_section(material)
+    curve = f"from {ends[0]} with 2 qubits to {ends[1]} with 8 (reupload, L = 1)"
+    assert curve in section.paragraphs[1]
+    assert "the same ansatz with other numbers of qubits" in said(section)
+    assert "stands in the next section" in said(gradients_section(material))
+
+
+def test_one_number_of_qubits_promises_no_curve() -> None:
+    results = small()
+    material = material_of(results, ansatzes=results.ansatzes[:1])
+    section = ansatz_section(material)
+    assert "with one number of qubits only" in section.paragraphs[1]
+    assert "picture" not in said(section)
+    assert "other numbers" not in said(section)
+    assert "was not measured in this study" in said(gradients_section(material))
 
 
 def test_hashes_are_told_by_the_studys_tasks_and_no_place_of_one_machine() -> None:

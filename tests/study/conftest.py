@@ -7,7 +7,7 @@ import pytest
 from in_process import TUNING, InThisProcess, do
 from tiny_study import write_study
 
-from qpeft.study import running
+from qpeft.study import record, running
 
 
 @pytest.fixture
@@ -16,6 +16,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     InThisProcess.started, InThisProcess.n_threads = [], []
     monkeypatch.setattr(running, "start_worker", InThisProcess)
     monkeypatch.setattr(running, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(record, "CURVE_QUBITS", (2,))  # the largest circuits take seconds
     return InThisProcess.started
 
 

@@ -11,6 +11,7 @@ from tiny_study import LORA, QTHA, write_study
 
 from qpeft.errors import StudyError
 from qpeft.jobs.rows import Tally
+from qpeft.study import measures, record
 from qpeft.study.estimate import estimate_seconds, guess_seconds
 from qpeft.study.folder import open_study
 from qpeft.study.job_folder import begin_job, read_status, seconds_of, write_status
@@ -19,6 +20,7 @@ from qpeft.study.plan import StudyPlan, plan_study, run_folder
 from qpeft.study.progress import progress_line
 from qpeft.study.reading import load_study
 from qpeft.study.record import measure_circuits, read_results, write_rows
+from qpeft.study.results import AnsatzRow
 from qpeft.study.running import done_so_far
 from qpeft.training.record import write_json, write_jsonl, write_text
 
@@ -212,12 +214,57 @@ def test_an_errors_text_is_no_formula_in_the_rows(study: Path, tmp_path: Path) -
     assert (row["error"], row["learning_rate"]) == ("'=HYPERLINK(1)", "-0.5")
 
 
-def test_each_circuit_is_measured_once_and_kept(study: Path) -> None:
-    (row,) = measure_circuits(study)
-    assert (row.name, row.n_qubits, row.n_layers) == ("reupload", 2, 1)
-    write_json(study / "ansatzes.json", [{**vars(row), "expressibility": 42.0}])
-    assert measure_circuits(study)[0].expressibility == 42.0
-    assert read_results(study).ansatzes[0].expressibility == 42.0
+def test_each_circuit_is_measured_once_and_kept(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "CURVE_QUBITS", (2, 3, 4))
+    rows = measure_circuits(study)
+    assert [(row.name, row.n_qubits, row.n_layers) for row in rows] == [
+        ("reupload", 2, 1),
+        ("reupload", 3, 1),
+        ("reupload", 4, 1),
+    ]
+    write_json(study / "ansatzes.json", [{**vars(row), "expressibility": 42.0} for row in rows[:2]])
+    again = measure_circuits(study)
+    assert [row.expressibility for row in again[:2]] == [42.0, 42.0]
+    assert again[2] == rows[2]  # which was missing
+    assert read_results(study).ansatzes == again
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "expected"),
+    [
+        ("subject", {}, [2, 4, 6, 8, 10]),
+        ("subject", {"n_layers": 3, "core": "product"}, [2, 4, 6, 8, 10]),
+        ("subject", {"n_layers": 11}, [2, 4, 6, 8]),
+        ("rival", {}, [2]),
+        ("control", {"core": "product"}, [2]),
+        ("control", {"core": "none"}, []),
+    ],
+)
+def test_only_the_subjects_circuit_is_measured_in_many_sizes(
+    role: str,
+    changes: dict[str, Any],
+    expected: list[int],
+    study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(name: str, n_qubits: int, n_layers: int, *, is_entangled: bool) -> AnsatzRow:
+        label = name if is_entangled else f"{name} without rings"
+        return AnsatzRow(label, n_qubits, n_layers, 0.1, 0.2, 0.3)
+
+    monkeypatch.setattr(measures, "measure_ansatz", measured, raising=False)
+    content = json.loads((study / "study.json").read_text())
+    arm = content["arms"]["qtha"]
+    arm["role"], arm["options"] = role, {**arm["options"], **changes}
+    if changes.get("core") == "none":
+        arm["count"]["n_qubits"] = 0
+    write_json(study / "study.json", content)
+    rows = measure_circuits(study)
+    assert [row.n_qubits for row in rows] == expected
+    assert {row.n_layers for row in rows} <= {changes.get("n_layers", 1)}
+    has_rings = changes.get("core") != "product"
+    assert all((row.name == "reupload") == has_rings for row in rows)
 
 
 def test_method_comparison_has_pefts_keys(study: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from qpeft.reports.circuit_sections import ansatz_curves
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import Material
 from qpeft.reports.plots import Line, Point, Words, plot_intervals, plot_lines
@@ -89,7 +90,7 @@ def rank_section(material: Material) -> Section:
 
 
 def gradients_section(material: Material) -> Section:
-    """Show the size of the angles' gradients by layer, and the plateau check by qubits."""
+    """Show the size of the angles' gradients by layer."""
     key, title = "gradients", "Gradients of the angles"
     panels, arms = [], []
     for place, (when, words_when) in enumerate(
@@ -114,10 +115,12 @@ def gradients_section(material: Material) -> Section:
     marks = ("Lines", "bands")
     caption = ranges(material, "angle_gradients", "fresh", marks=marks) if panels else ""
     figures = (Figure(caption, "", tuple(panels), None, material.legend(arms)),) if panels else ()
+    has_curve = bool(ansatz_curves(material.results.ansatzes))
+    where = "stands in the next section" if has_curve else "was not measured in this study"
     paragraphs = (
         "On a barren plateau the angles of a circuit get no gradient worth the name. The ratio compares them, a "
         "parameter, with all other trained parameters of the same adapter: far below one means that the circuit "
-        "hardly learns. How the variance falls with the number of qubits stands in the next section.",
+        f"hardly learns. How the gradient's variance changes with the number of qubits {where}.",
         *told("Gradients are those of", gradient_examples(material)),
     )
     return Section(key, title, paragraphs, figures, (table,) if table else ())

@@ -9,7 +9,7 @@ from qpeft.circuits import build_ansatz
 from qpeft.circuits.drawing import draw_svg
 from qpeft.reports.arm_styles import ArmStyle, nth_style
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
-from qpeft.reports.material import Material
+from qpeft.reports.material import Material, listed
 from qpeft.reports.plots import Line, Words, plot_lines
 from qpeft.reports.samples import first_examples, ranges, told
 from qpeft.study import numbers
@@ -54,12 +54,18 @@ def ansatz_section(material: Material) -> Section:
     paragraphs = (
         "Expressibility is the divergence of the circuit's states from random ones: smaller is more expressive. "
         "Entangling capability is the mean Meyer-Wallach measure: 0 for product states, at most 1 (both: arXiv "
-        "1905.10876). On a barren plateau the gradient's variance falls exponentially with the qubits (arXiv "
-        "1803.11173): a straight line downwards in the third picture.",
+        "1905.10876).",
+        _plateau_text(rows),
     )
-    caption = "Properties of the circuits in the arms, averaged over random angles."
+    others = " and of the same ansatz with other numbers of qubits" if ansatz_curves(rows) else ""
+    caption = f"Properties of the circuits in the arms{others}, averaged over random angles."
     legend = tuple((line.label, line.style) for line in lines)
     return Section(key, title, paragraphs, (Figure(caption, "", tuple(panels), table, legend),))
+
+
+def ansatz_curves(rows: Sequence[AnsatzRow]) -> dict[str, list[AnsatzRow]]:
+    """Return the rows of each ansatz that was measured with several numbers of qubits, by its label."""
+    return {label: members for label, members in _by_ansatz(rows).items() if len(members) > 1}
 
 
 def noise_section(material: Material) -> Section:
@@ -151,22 +157,42 @@ _ANSATZ_FIELDS: tuple[tuple[str, str, Literal["linear", "log"]], ...] = (
 _NoiseKey = tuple[float, str]
 
 
+def _by_ansatz(rows: Sequence[AnsatzRow]) -> dict[str, list[AnsatzRow]]:
+    groups: dict[str, list[AnsatzRow]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.n_qubits):
+        groups[f"{row.name}, L = {row.n_layers}"].append(row)
+    return groups
+
+
 def _ansatz_lines(rows: Sequence[AnsatzRow], field: str) -> list[Line]:
-    groups: dict[tuple[str, int], list[AnsatzRow]] = defaultdict(list)
-    for row in rows:
-        groups[row.name, row.n_layers].append(row)
-    lines = []
-    for index, ((name, n_layers), members) in enumerate(groups.items()):
-        members.sort(key=lambda row: row.n_qubits)
-        lines.append(
-            Line(
-                f"{name}, L = {n_layers}",
-                nth_style(index),
-                tuple(float(row.n_qubits) for row in members),
-                tuple(float(getattr(row, field)) for row in members),
-            )
+    return [
+        Line(
+            label,
+            nth_style(index),
+            tuple(float(row.n_qubits) for row in members),
+            tuple(float(getattr(row, field)) for row in members),
         )
-    return lines
+        for index, (label, members) in enumerate(_by_ansatz(rows).items())
+    ]
+
+
+def _plateau_text(rows: Sequence[AnsatzRow]) -> str:
+    """Return what the rows say of a barren plateau, or that they say nothing of it."""
+    curves = ansatz_curves(rows)
+    if not curves:
+        return (
+            "On a barren plateau the gradient's variance falls exponentially with the qubits (arXiv 1803.11173). "
+            "Whether it does here is not known: each circuit was measured with one number of qubits only."
+        )
+    ends = (
+        f"from {numbers.short(first.gradient_variance)} with {first.n_qubits} qubits to "
+        f"{numbers.short(last.gradient_variance)} with {last.n_qubits} ({label})"
+        for label, (first, *_, last) in curves.items()
+    )
+    return (
+        "On a barren plateau the gradient's variance falls exponentially with the qubits (arXiv 1803.11173): a "
+        f"straight line downwards in the third picture. Here it goes {listed(ends)}."
+    )
 
 
 def _noise_caption(material: Material) -> str:

@@ -120,18 +120,17 @@ def write_rows(results: StudyResults, path: Path) -> None:
 def measure_circuits(folder: Path) -> tuple[AnsatzRow, ...]:
     """Measure the circuits of a study's arms, each once, and keep the rows in ansatzes.json.
 
+    The subject's is measured with other numbers of qubits too: only so does it show whether its gradients vanish
+    with them, as on a barren plateau.
+
     Args:
         folder: The study's folder.
     """
     from qpeft.study.measures import measure_ansatz
     from qpeft.training.record import write_json
 
-    wanted = dict.fromkeys(
-        circuit
-        for arm in read_json(folder / "study.json")["arms"].values()
-        for circuit in [_circuit_of(arm)]
-        if circuit is not None
-    )
+    arms = read_json(folder / "study.json")["arms"].values()
+    wanted = dict.fromkeys(circuit for arm in arms for circuit in _circuits_of(arm))
     done = _ansatzes(folder)
     known = {(row.name, row.n_qubits, row.n_layers): row for row in done}
     rows = []
@@ -143,15 +142,26 @@ def measure_circuits(folder: Path) -> tuple[AnsatzRow, ...]:
     return tuple(rows)
 
 
-def _circuit_of(arm: Mapping[str, Any]) -> tuple[str, int, int, bool] | None:
-    """Return the ansatz, qubits and layers of an arm, and whether it has its rings; None without circuits."""
+CURVE_QUBITS = (2, 4, 6, 8, 10)
+"""Numbers of qubits with which the subject's circuit is measured."""
+
+_DEEP = 10
+"""Layers above which the largest of them would take more than about 20 seconds, and is left out."""
+
+
+def _circuits_of(arm: Mapping[str, Any]) -> Iterator[tuple[str, int, int, bool]]:
+    """Yield ansatz, qubits, layers and whether there are rings: an arm's circuit, the subject's in all sizes."""
     from qpeft.adapters import QthaConfig
 
-    if arm["method"] != "qtha" or not arm["count"]["n_qubits"]:
-        return None
+    own = arm["count"]["n_qubits"]
+    if arm["method"] != "qtha" or not own:
+        return
     config = QthaConfig(**arm["options"])
-    is_entangled = config.core != "product"
-    return config.ansatz, arm["count"]["n_qubits"], config.n_layers, is_entangled
+    sizes = {own}
+    if arm["role"] == "subject":
+        sizes |= set(CURVE_QUBITS if config.n_layers <= _DEEP else CURVE_QUBITS[:-1])
+    for n_qubits in sorted(sizes):
+        yield config.ansatz, n_qubits, config.n_layers, config.core != "product"
 
 
 def _read_run(
