@@ -95,8 +95,11 @@ def test_a_download_holds_the_rows(browser: Browser, page: Path) -> None:
     links = browser.ask(
         "[...document.querySelectorAll('a[download]')].map(a => [a.download, a.href.slice(0, 26)])"
     )
-    assert [name for name, _ in links] == ["rows.csv", "scores.csv", "losses.csv", "trials.csv"]
-    assert all(address == "data:text/csv;charset=utf-8"[:26] for _, address in links)
+    tables = ["rows.csv", "scores.csv", "losses.csv", "trials.csv"]
+    assert [name for name, _ in links] == [*tables, "published.json"]
+    *addresses, last = (address for _, address in links)
+    assert all(address == "data:text/csv;charset=utf-8"[:26] for address in addresses)
+    assert last == "data:application/json;charset=utf-8"[:26]
     assert browser.ask(
         """(() => { const address = document.querySelector('a[download="trials.csv"]').href;
           const [head, body] = [address.slice(0, address.indexOf(',')), address.slice(address.indexOf(',') + 1)];

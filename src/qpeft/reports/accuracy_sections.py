@@ -8,6 +8,7 @@ from statistics import fmean
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
 from qpeft.reports.material import ALL_TASKS, Material
 from qpeft.reports.plots import PANEL_WIDTH, Point, Words, common_limits, plot_intervals
+from qpeft.reports.samples import forgetting_samples, told
 from qpeft.reports.size_plot import WIDE, plot_sizes
 from qpeft.study import numbers
 from qpeft.study.findings import Interval, PairedComparison
@@ -187,6 +188,7 @@ def forgetting_section(material: Material) -> Section:
     text = (
         "The loss on general text with the adapter on, less that of the untrained model. Zero is nothing "
         "forgotten; smaller is better.",
+        *told("It was measured on", forgetting_samples(material)),
     )
     return _measure_section(
         material, "forgetting", "Forgetting", "forgetting", text, zero="untrained"

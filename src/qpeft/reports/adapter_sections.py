@@ -40,9 +40,7 @@ def branch_section(material: Material) -> Section:
             panels.append(
                 Panel(words.title, plot_intervals(points, words, lines=((0.0, "whole adapter"),)))
             )
-    tables = tuple(
-        t for t in (_ablation_table(material, ablated), _share_table(material, arms)) if t
-    )
+    tables = tuple(t for t in (ablation_table(material), _share_table(material, arms)) if t)
     paragraphs = (
         "After training, the core (the circuit, or what a control has in its place) is taken out, or shuffled: "
         "each token is given the core's output of another token of the same pass, of its own text or of another "
@@ -54,6 +52,42 @@ def branch_section(material: Material) -> Section:
     caption = ranges(material, "branch", "ablated") if panels else ""
     figures = (Figure(caption, "", tuple(panels), None),) if panels else ()
     return Section(key, title, paragraphs, figures, tables, _shuffle_notes(material, ablated))
+
+
+def ablation_table(material: Material) -> Table | None:
+    """Return what a core's removal, and its shuffling, change in the answers of every arm that has one."""
+    rows = []
+    for arm in material.arms:
+        if not material.measured(arm, "branch", "ablated"):
+            continue
+        for what, change in (("taken out", "ablated"), ("shuffled", "shuffled")):
+            path = ("branch", change)
+            accuracy = material.measured(arm, *path, "accuracy_difference")
+            changed = material.measured(arm, *path, "changed_answers")
+            rows.append(
+                (
+                    arm,
+                    what,
+                    numbers.percent(
+                        _mean(material.measured(arm, "branch", "unablated", "accuracy"))
+                    ),
+                    _signed(accuracy, 100.0, 1),
+                    _signed(material.measured(arm, *path, "test_loss_difference"), 1.0, 3),
+                    numbers.spread([100 * float(share) for share in changed], 1),
+                )
+            )
+    if not rows:
+        return None
+    headers = (
+        "Accuracy, whole adapter",
+        "Accuracy difference, pp (range)",
+        "Test loss difference, nats/token (range)",
+        "Changed answers, % (range)",
+    )
+    columns = (Column("Arm", "arm"), Column("Core"), *(Column(h, "number") for h in headers))
+    return Table(
+        "The core taken out and shuffled: means over runs (range over runs)", columns, tuple(rows)
+    )
 
 
 def rank_section(material: Material) -> Section:
@@ -138,39 +172,6 @@ def _shuffle_notes(material: Material, arms: Sequence[str]) -> tuple[str, ...]:
     return (
         f"In {n_padded} of {len(shuffled)} runs padding took part in the shuffle: a token could be given the "
         f"core's output of padding, or keep its own.",
-    )
-
-
-def _ablation_table(material: Material, arms: Sequence[str]) -> Table | None:
-    rows = []
-    for arm in arms:
-        for what, change in (("taken out", "ablated"), ("shuffled", "shuffled")):
-            path = ("branch", change)
-            accuracy = material.measured(arm, *path, "accuracy_difference")
-            changed = material.measured(arm, *path, "changed_answers")
-            rows.append(
-                (
-                    arm,
-                    what,
-                    numbers.percent(
-                        _mean(material.measured(arm, "branch", "unablated", "accuracy"))
-                    ),
-                    _signed(accuracy, 100.0, 1),
-                    _signed(material.measured(arm, *path, "test_loss_difference"), 1.0, 3),
-                    numbers.spread([100 * float(share) for share in changed], 1),
-                )
-            )
-    if not rows:
-        return None
-    headers = (
-        "Accuracy, whole adapter",
-        "Accuracy difference, pp (range)",
-        "Test loss difference, nats/token (range)",
-        "Changed answers, % (range)",
-    )
-    columns = (Column("Arm", "arm"), Column("Core"), *(Column(h, "number") for h in headers))
-    return Table(
-        "The core taken out and shuffled: means over runs (range over runs)", columns, tuple(rows)
     )
 
 

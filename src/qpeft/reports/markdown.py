@@ -10,6 +10,7 @@ from qpeft.reports.accuracy_sections import (
     difference_table,
     measure_table,
 )
+from qpeft.reports.adapter_sections import ablation_table
 from qpeft.reports.content import Column, Section, Table
 from qpeft.reports.material import Material
 from qpeft.reports.record_sections import failures_section, provenance_section
@@ -35,6 +36,9 @@ def make_markdown(material: Material) -> str:
     parts += _section(_controls(material), "Controls")
     for measure in ("training_effect", "forgetting"):
         parts += _section(_measured(material, measure), MEASURES[measure].label.capitalize())
+    ablations = ablation_table(material)
+    if ablations is not None:
+        parts += _section(Section("branch", "", tables=(ablations,)), ablations.caption)
     parts += _section(tuning_section(material), "Tuning")
     parts += _section(_declared(material), "Declared differences")
     parts += _section(failures_section(material), "Runs that did not finish")

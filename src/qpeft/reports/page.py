@@ -18,6 +18,7 @@ from qpeft.reports.accuracy_sections import (
 from qpeft.reports.adapter_sections import branch_section, gradients_section, rank_section
 from qpeft.reports.arm_styles import DARK_COLOURS, LIGHT_COLOURS, ArmStyle
 from qpeft.reports.circuit_sections import ansatz_section, circuit_section, noise_section
+from qpeft.reports.content import Download
 from qpeft.reports.drawing import marker_path
 from qpeft.reports.material import Material, listed
 from qpeft.reports.record_sections import (
@@ -104,13 +105,18 @@ def _environment() -> Any:
     environment.filters["heading"] = lambda key: key.replace("_", " ").capitalize()
     environment.filters["n_bytes"] = lambda text: numbers.size(len(text.encode()))
     environment.globals["sign"] = _sign
-    environment.globals["csv_uri"] = lambda text: _data_uri("text/csv;charset=utf-8", text)
+    environment.globals["file_uri"] = _file_uri
     environment.globals["svg_uri"] = lambda text: _data_uri("image/svg+xml", text)
     return environment
 
 
 def _sign(style: ArmStyle) -> str:
     return marker_path(style.marker)
+
+
+def _file_uri(file: Download) -> str:
+    kind = "application/json" if file.name.endswith(".json") else "text/csv"
+    return _data_uri(f"{kind};charset=utf-8", file.text)
 
 
 def _data_uri(kind: str, text: str) -> str:

@@ -226,7 +226,7 @@ class StudyResults:
         rows: One for each (task, arm, seed).
         base: The untrained model's row by task; its training numbers are None.
         trials: Of the tuning.
-        ansatzes: Of the circuits in the arms.
+        ansatzes: Of the circuits in the arms, and of the subject's with other numbers of qubits.
         provenance: Versions, machine, commands, hashes, dates.
         folder: The study's folder.
         base_shots: Examples in the prompt of the untrained model's second evaluation; 0 without one.
