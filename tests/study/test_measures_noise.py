@@ -66,14 +66,16 @@ def test_sampled_expectations_scatter_as_a_binomial_distribution_says() -> None:
 def test_many_shots_are_nearly_exact_and_few_are_not(
     folder: Path, options: dict[str, Any], by: str
 ) -> None:
+    few = (2, 4, 10)  # one of them alone may come out near the exact loss by luck
     subject = make_subject(
-        folder / f"shots_{by}", {**QTHA, **options}, noise_shots=(10, 10**9), n_noise_examples=4
+        folder / f"shots_{by}", {**QTHA, **options}, noise_shots=(*few, 10**9), n_noise_examples=4
     )
     found = measure_noise(subject)
-    few, many = found["rows"]
+    *noisy, many = found["rows"]
     assert (found["shots_of"], found["n_examples"]) == (by, 4)
-    assert abs(many["test_loss_difference"]) < 1e-3 < abs(few["test_loss_difference"])
-    assert (few["shots"], few["error_scale"]) == (10, 0)
+    assert abs(many["test_loss_difference"]) < 1e-3
+    assert max(abs(row["test_loss_difference"]) for row in noisy) > 1e-3
+    assert [(row["shots"], row["error_scale"]) for row in noisy] == [(n, 0) for n in few]
 
 
 def test_shots_of_a_surrogate_are_drawn_once(qtha: Subject) -> None:
