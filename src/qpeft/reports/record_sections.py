@@ -195,7 +195,8 @@ def _machines(rows: Sequence[RunRow]) -> Iterator[tuple[str, str]]:
             places.setdefault(row.machine, {})[row.seed] = None
     if len(places) > 1:
         for machine, seeds in places.items():
-            yield f"runs on {machine}", f"seeds {', '.join(map(str, sorted(seeds)))}"
+            word = "seed" if len(seeds) == 1 else "seeds"
+            yield f"runs on {machine}", f"{word} {', '.join(map(str, sorted(seeds)))}"
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
