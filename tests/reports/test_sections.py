@@ -10,6 +10,7 @@ from synthetic import TASKS, synthetic_results
 from qpeft.reports.adapter_sections import branch_section, gradients_section, rank_section
 from qpeft.reports.circuit_sections import ansatz_section, noise_section
 from qpeft.reports.content import Section
+from qpeft.reports.markdown import make_markdown
 from qpeft.reports.material import Material
 from qpeft.reports.record_sections import provenance_section
 from qpeft.reports.samples import first_examples, forgetting_samples, ranges
@@ -97,7 +98,10 @@ def test_a_shuffle_in_which_padding_took_part_is_owned_up_to() -> None:
     older = synthetic_results(n_seeds=2, tasks=TASKS[:1], n_examples=20, failed=())
     n = sum("shuffled" in row.measures["branch"] for row in older.rows)
     section = branch_section(material_of(older))
-    assert f"In {n} of {n} runs padding took part in the shuffle" in said(section)
+    assert f"In {n} of {n} runs (qtha, mlp and frozen) padding took part" in said(section)
+    assert f"In {n} of {n} runs (qtha, mlp and frozen) padding" in make_markdown(
+        material_of(older)
+    )
 
 
 def test_a_curve_by_qubits_is_shown_where_there_is_one() -> None:

@@ -134,7 +134,8 @@ def controls_section(material: Material) -> Section:
 
 CONTROLS_TEXT = (
     "A control is the subject with its circuit taken out or exchanged for something classical. If the circuit "
-    "earns its place, the subject stands right of its controls.",
+    "earns its place, the subject stands right of its controls. (A control that is the subject itself on a noisy "
+    "machine says what noise costs, and nothing of that.)",
 )
 CONTROLS_NOTES = (
     "p is two-sided and corrected for the number of comparisons (Holm). “Would be found from” is the smallest "

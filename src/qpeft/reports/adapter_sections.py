@@ -1,12 +1,13 @@
 """Sections on the trained adapter itself, as `qpeft.study.measures` sees it: branch, rank, gradients."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
 from qpeft.reports.circuit_sections import ansatz_curves
 from qpeft.reports.content import Column, Figure, Panel, Section, Table, arm_table
-from qpeft.reports.material import Material
+from qpeft.reports.material import Material, listed
 from qpeft.reports.plots import Line, Point, Words, plot_intervals, plot_lines
 from qpeft.reports.samples import first_examples, gradient_examples, ranges, token_rows, told
 from qpeft.study import numbers
@@ -15,11 +16,8 @@ from qpeft.study.findings import Interval
 
 def branch_section(material: Material) -> Section:
     """Show what happens where the circuit, or what stands in its place, is taken out or shuffled."""
-    key, title = "branch", "What the quantum branch carries"
-    arms = [arm for arm in material.arms if material.measured(arm, "branch", "share")]
-    ablated = [arm for arm in material.arms if material.measured(arm, "branch", "ablated")]
-    if not arms and not ablated:
-        return Section(key, title, absent="The branch was not ablated in this study.")
+    summary = branch_summary(material)
+    ablated = _ablated(material)
     panels = []
     for place, (name, unit, factor) in enumerate(_DIFFERENCES):
         points = [
@@ -31,7 +29,7 @@ def branch_section(material: Material) -> Section:
         if points:
             label = name.replace("_", " ").capitalize()
             words = Words(
-                f"{key}-{place}",
+                f"{summary.key}-{place}",
                 label,
                 f"{label} against the whole adapter, with the core taken out and with its outputs shuffled "
                 f"among tokens, by arm, with the range over the runs. The table below has the numbers.",
@@ -40,7 +38,17 @@ def branch_section(material: Material) -> Section:
             panels.append(
                 Panel(words.title, plot_intervals(points, words, lines=((0.0, "whole adapter"),)))
             )
-    tables = tuple(t for t in (ablation_table(material), _share_table(material, arms)) if t)
+    caption = ranges(material, "branch", "ablated") if panels else ""
+    figures = (Figure(caption, "", tuple(panels), None),) if panels else ()
+    return replace(summary, figures=figures)
+
+
+def branch_summary(material: Material) -> Section:
+    """Return what is said of the branch without its pictures."""
+    key, title = "branch", "What the quantum branch carries"
+    tables = tuple(t for t in (_ablation_table(material), _share_table(material)) if t)
+    if not tables:
+        return Section(key, title, absent="The branch was not ablated in this study.")
     paragraphs = (
         "After training, the core (the circuit, or what a control has in its place) is taken out, or shuffled: "
         "each token is given the core's output of another token of the same pass, of its own text or of another "
@@ -49,12 +57,10 @@ def branch_section(material: Material) -> Section:
         *told("Accuracies and losses are those on", first_examples(material, "branch")),
         *told("The core's share was measured on", token_rows(material, "branch")),
     )
-    caption = ranges(material, "branch", "ablated") if panels else ""
-    figures = (Figure(caption, "", tuple(panels), None),) if panels else ()
-    return Section(key, title, paragraphs, figures, tables, _shuffle_notes(material, ablated))
+    return Section(key, title, paragraphs, tables=tables, notes=_shuffle_notes(material))
 
 
-def ablation_table(material: Material) -> Table | None:
+def _ablation_table(material: Material) -> Table | None:
     """Return what a core's removal, and its shuffling, change in the answers of every arm that has one."""
     rows = []
     for arm in material.arms:
@@ -93,8 +99,7 @@ def ablation_table(material: Material) -> Table | None:
 def rank_section(material: Material) -> Section:
     """Show how many directions the update really uses."""
     key, title = "rank", "Effective rank of the update"
-    path = ("effective_rank", "mean")
-    found = {arm: values for arm in material.arms if (values := material.measured(arm, *path))}
+    found, table = _ranks(material), rank_table(material)
     if not found:
         return Section(key, title, absent="The effective rank was not measured in this study.")
     points = [
@@ -110,17 +115,23 @@ def rank_section(material: Material) -> Section:
             f"{key}-1", "By layer", description, "Decoder layer", "Effective rank, directions"
         )
         panels.append(Panel(words.title, plot_lines(lines, words)))
-    rows = [(arm, numbers.spread([float(v) for v in values], 2)) for arm, values in found.items()]
-    table = arm_table(
-        "Effective rank: mean over layers (range over runs)", ["Effective rank"], rows
-    )
     paragraphs = (
         "The exponential of the entropy of the update's singular values on real inputs: how many directions a "
         "layer's change really uses, whatever rank it could have.",
         *told("It was measured on", token_rows(material, "effective_rank")),
     )
-    figure = Figure(ranges(material, *path), "", tuple(panels), table, material.legend(found))
+    figure = Figure(ranges(material, *_RANK), "", tuple(panels), table, material.legend(found))
     return Section(key, title, paragraphs, (figure,))
+
+
+def rank_table(material: Material) -> Table | None:
+    """Return how many directions the update of every arm uses."""
+    rows = [
+        (arm, numbers.spread([float(v) for v in values], 2))
+        for arm, values in _ranks(material).items()
+    ]
+    caption = "Effective rank: mean over layers (range over runs)"
+    return arm_table(caption, ["Effective rank"], rows) if rows else None
 
 
 def gradients_section(material: Material) -> Section:
@@ -143,7 +154,7 @@ def gradients_section(material: Material) -> Section:
             )
             panels.append(Panel(words.title, plot_lines(lines, words, scales=("linear", "log"))))
             arms += [line.label for line in lines if line.label not in arms]
-    table = _gradient_table(material)
+    table = gradient_table(material)
     if not panels and table is None:
         return Section(key, title, absent="Gradients of angles were not measured in this study.")
     marks = ("Lines", "bands")
@@ -160,22 +171,35 @@ def gradients_section(material: Material) -> Section:
     return Section(key, title, paragraphs, figures, (table,) if table else ())
 
 
+_RANK = ("effective_rank", "mean")
 _DIFFERENCES = (("accuracy_difference", "pp", 100.0), ("test_loss_difference", "nats/token", 1.0))
 
 
-def _shuffle_notes(material: Material, arms: Sequence[str]) -> tuple[str, ...]:
+def _ranks(material: Material) -> dict[str, list[Any]]:
+    return {arm: values for arm in material.arms if (values := material.measured(arm, *_RANK))}
+
+
+def _ablated(material: Material) -> list[str]:
+    """Return the arms whose core was taken out."""
+    return [arm for arm in material.arms if material.measured(arm, "branch", "ablated")]
+
+
+def _shuffle_notes(material: Material) -> tuple[str, ...]:
     """Say so where the core's outputs of padding were dealt out too."""
-    shuffled = [found for arm in arms for found in material.measured(arm, "branch", "shuffled")]
-    n_padded = sum("among" not in found for found in shuffled)
+    shuffled = {arm: material.measured(arm, "branch", "shuffled") for arm in _ablated(material)}
+    padded = {arm: sum("among" not in one for one in found) for arm, found in shuffled.items()}
+    n_padded, n_all = sum(padded.values()), sum(map(len, shuffled.values()))
     if not n_padded:
         return ()
+    arms = listed(arm for arm, n in padded.items() if n)
     return (
-        f"In {n_padded} of {len(shuffled)} runs padding took part in the shuffle: a token could be given the "
+        f"In {n_padded} of {n_all} runs ({arms}) padding took part in the shuffle: a token could be given the "
         f"core's output of padding, or keep its own.",
     )
 
 
-def _share_table(material: Material, arms: Sequence[str]) -> Table | None:
+def _share_table(material: Material) -> Table | None:
+    arms = [arm for arm in material.arms if material.measured(arm, "branch", "share")]
     names = ("share", "varying_share", "nonlinear_share")
     rows = []
     for arm in arms:
@@ -192,7 +216,8 @@ def _share_table(material: Material, arms: Sequence[str]) -> Table | None:
     return arm_table(caption, headers, rows) if rows else None
 
 
-def _gradient_table(material: Material) -> Table | None:
+def gradient_table(material: Material) -> Table | None:
+    """Return the size of the gradients of the angles, and of all other parameters."""
     rows = []
     for arm in material.arms:
         for when, label in (("fresh", "before training"), ("trained", "after training")):

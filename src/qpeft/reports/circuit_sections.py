@@ -71,7 +71,7 @@ def ansatz_curves(rows: Sequence[AnsatzRow]) -> dict[str, list[AnsatzRow]]:
 def noise_section(material: Material) -> Section:
     """Show accuracy against error scale and shots, and the arms that were trained with noise."""
     key, title = "noise", "Noise and shots"
-    panels, rows, arms = [], [], set()
+    panels, arms = [], set()
     for place, task in enumerate(material.results.tasks):
         for name, label, is_scale in (
             ("scale", "Factor on the chip's error rates", True),
@@ -83,12 +83,6 @@ def noise_section(material: Material) -> Section:
                 if found:
                     lines.append(_noise_line(arm, material.styles[arm], found))
                     arms.add(arm)
-                    rows += [
-                        (arm, task.title, numbers.short(scale), shots, numbers.spread(values, 1))
-                        for (scale, shots), values in _noise_cells(
-                            material, arm, task.name, is_scale=is_scale
-                        ).items()
-                    ]
             if lines:
                 heading = f"{task.title}: {'errors' if is_scale else 'shots'}"
                 description = f"{task.title}: accuracy against {label.lower()}, by arm. The table has the numbers."
@@ -105,21 +99,35 @@ def noise_section(material: Material) -> Section:
             title,
             absent="Noise was not measured in this study: all circuits ran on the exact simulator.",
         )
+    table = noise_table(material)
+    shown = material.legend(arm for arm in material.arms if arm in arms)
+    caption = _noise_caption(material) if panels else ""
+    figures = (Figure(caption, "", tuple(panels), table, shown),) if panels else ()
+    return Section(key, title, figures=figures, tables=(trained,) if trained else ())
+
+
+def noise_table(material: Material) -> Table | None:
+    """Return the accuracy of trained adapters by error scale and shots."""
+    rows = [
+        (arm, task.title, numbers.short(scale), shots, numbers.spread(values, 1))
+        for task in material.results.tasks
+        for is_scale in (True, False)
+        for arm in material.arms
+        for (scale, shots), values in _noise_cells(
+            material, arm, task.name, is_scale=is_scale
+        ).items()
+    ]
+    if not rows:
+        return None
     headers = (
         Column("Arm", "arm"),
         Column("Task"),
         Column("Error scale", "number"),
         Column("Shots", "number"),
+        Column("Accuracy, % (range over seeds)", "number"),
     )
-    table = Table(
-        "Accuracy of trained adapters on a noisy chip",
-        (*headers, Column("Accuracy, % (range over seeds)", "number")),
-        tuple(dict.fromkeys(rows)),
-    )
-    shown = material.legend(arm for arm in material.arms if arm in arms)
-    caption = _noise_caption(material) if panels else ""
-    figures = (Figure(caption, "", tuple(panels), table, shown),) if panels else ()
-    return Section(key, title, figures=figures, tables=(trained,) if trained else ())
+    caption = "Accuracy of trained adapters on a noisy chip"
+    return Table(caption, headers, tuple(dict.fromkeys(rows)))
 
 
 def circuit_section(material: Material) -> Section:

@@ -10,7 +10,8 @@ from qpeft.reports.accuracy_sections import (
     difference_table,
     measure_table,
 )
-from qpeft.reports.adapter_sections import ablation_table
+from qpeft.reports.adapter_sections import branch_summary, gradient_table, rank_table
+from qpeft.reports.circuit_sections import noise_table
 from qpeft.reports.content import Column, Section, Table
 from qpeft.reports.material import Material
 from qpeft.reports.record_sections import failures_section, provenance_section
@@ -36,9 +37,11 @@ def make_markdown(material: Material) -> str:
     parts += _section(_controls(material), "Controls")
     for measure in ("training_effect", "forgetting"):
         parts += _section(_measured(material, measure), MEASURES[measure].label.capitalize())
-    ablations = ablation_table(material)
-    if ablations is not None:
-        parts += _section(Section("branch", "", tables=(ablations,)), ablations.caption)
+    branch = branch_summary(material)
+    parts += _section(branch, branch.title)
+    for table in (rank_table(material), gradient_table(material), noise_table(material)):
+        if table is not None:
+            parts += _section(Section("", "", tables=(table,)), table.caption)
     parts += _section(tuning_section(material), "Tuning")
     parts += _section(_declared(material), "Declared differences")
     parts += _section(failures_section(material), "Runs that did not finish")

@@ -29,7 +29,7 @@ from qpeft.reports.record_sections import (
 )
 from qpeft.reports.training_sections import cost_section, losses_section, tuning_section
 from qpeft.study import numbers
-from qpeft.study.verdicts import is_larger
+from qpeft.study.verdicts import core_of, is_larger
 
 SECTIONS = (
     pareto_section,
@@ -154,7 +154,7 @@ def _glance(material: Material) -> Iterator[Fact]:
         estimate, _, ends = numbers.difference(compared.difference, "accuracy").partition(" (")
         detail = ends.rstrip(")") + (f"; {compared.equivalence}" if compared.equivalence else "")
         yield Fact(f"{results.subject} less {results.reference}", estimate, detail)
-    controls = [arm.name for arm in results.arms if arm.role == "control"]
+    controls = [arm.name for arm in results.arms if arm.role == "control" and core_of(arm)]
     found = [c for name in controls if (c := material.comparison(task, name, "accuracy"))]
     if found:
         n_better = sum(is_larger(c) == "supported" for c in found)

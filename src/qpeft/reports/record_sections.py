@@ -18,6 +18,9 @@ def failures_section(material: Material) -> Section:
     key, title = "failures", "Runs that did not finish"
     # Seeds or trials of one arm that ended in the same way share a row.
     ended: dict[tuple[str, str, str, str], list[str]] = {}
+    for base in material.results.base.values():
+        ending = (base.arm, base.task, base.status, base.error or numbers.ABSENT)
+        ended.setdefault(ending, []).append("the untrained model")
     for row in material.results.rows:
         ending = (row.arm, row.task, row.status, row.error or numbers.ABSENT)
         ended.setdefault(ending, []).append(f"seed {row.seed}")
@@ -86,7 +89,7 @@ def provenance_section(material: Material) -> Section:
             for t in results.tasks
         ),
         *_flat(_plain(shown)),
-        *_machines(results.rows),
+        *_where_runs_differ(results.rows),
     ]
     table = Table("Where the numbers come from", (Column("What"), Column("Value")), tuple(rows))
     file = results.provenance.get("study_file")
@@ -187,16 +190,17 @@ def _option(value: Any) -> str:
 _MAX_ENTRIES = 4
 
 
-def _machines(rows: Sequence[RunRow]) -> Iterator[tuple[str, str]]:
-    """Yield which runs were done where, if it was not one machine that did all."""
-    places: dict[str, dict[int, None]] = {}
-    for row in rows:
-        if row.machine is not None:
-            places.setdefault(row.machine, {})[row.seed] = None
-    if len(places) > 1:
-        for machine, seeds in places.items():
-            word = "seed" if len(seeds) == 1 else "seeds"
-            yield f"runs on {machine}", f"{word} {', '.join(map(str, sorted(seeds)))}"
+def _where_runs_differ(rows: Sequence[RunRow]) -> Iterator[tuple[str, str]]:
+    """Yield which runs were done on which machine, and by which code, if it was not one that did all."""
+    for words, field in (("runs on", "machine"), ("runs by the code of", "code")):
+        seeds: dict[str, set[int]] = {}
+        for row in rows:
+            if (value := getattr(row, field)) is not None:
+                seeds.setdefault(value, set()).add(row.seed)
+        if len(seeds) > 1:
+            for value, found in seeds.items():
+                word = "seed" if len(found) == 1 else "seeds"
+                yield f"{words} {value}", f"{word} {', '.join(map(str, sorted(found)))}"
 
 
 def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,13 +216,17 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
         elif key == "commands":
             # A study that was interrupted was begun with the same command again and again.
             shown[key] = list(dict.fromkeys(value))
-            shown["sessions"] = len(value)
         else:
             shown[_LABELS.get(key, key)] = value
     return shown
 
 
-_LABELS = {"n_base": "parameters of the base model", "cpu": "processor"}
+_LABELS = {
+    "n_base": "parameters of the base model",
+    "weights": "SHA-256 of a sample of its weights",
+    "cpu": "processor",
+    "code": "code of the study's sessions",
+}
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
