@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from in_process import TUNING, InThisProcess, names
+from safetensors.torch import load_file, save_file
 from synthetic import synthetic_results
 from tiny_study import LORA, QTHA, write_study
 
@@ -123,6 +124,55 @@ def test_jobs_on_other_data_are_not_taken(
     file.write_text("".join(lines[1:]), encoding="utf-8")
     started, _ = go_on(path, published if is_published else finished)
     assert len(started) == 9
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_runs_on_other_weights_of_the_same_name_are_refused(
+    is_published: bool,
+    finished: Path,
+    published: Path,
+    tmp_path: Path,
+) -> None:
+    path = write_study(tmp_path, tuning=TUNING)
+    weights = tmp_path / "model" / "model.safetensors"
+    changed = {name: 1.01 * tensor for name, tensor in load_file(weights).items()}
+    save_file(changed, weights, metadata={"format": "pt"})
+    with pytest.raises(StudyError, match=r"were made with other weights .* Use the same copy"):
+        go_on(path, published if is_published else finished)
+    assert not (tmp_path / "study" / "sums").exists()
+    # Its own folder is not gone on with either.
+    shutil.copytree(finished, tmp_path / "study", dirs_exist_ok=True)
+    with pytest.raises(StudyError, match=r"model\.weights: is '"):
+        go_on(path)
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_a_margin_is_not_chosen_after_the_runs(
+    is_published: bool, finished: Path, published: Path, tmp_path: Path
+) -> None:
+    path = write_study(tmp_path, tuning=TUNING, margin=0.1)
+    with pytest.raises(StudyError, match=r"under a margin of 0\.05, this study has 0\.1"):
+        go_on(path, published if is_published else finished)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_rows_that_lie_in_a_studys_own_folder_do_not_stand_for_it(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "study")
+    write_csv(read_results(finished), tmp_path / "study")
+    _, results = go_on(write_study(tmp_path, tuning=TUNING, seeds=[0, 1, 2]))
+    assert results.seeds == (0, 1, 2)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_source_that_does_not_know_its_weights_is_taken_at_its_word(
+    published: Path, tmp_path: Path
+) -> None:
+    head = json.loads((published / "published.json").read_text(encoding="utf-8"))
+    assert len(head["provenance"].pop("weights")) == 64
+    (published / "published.json").write_text(json.dumps(head), encoding="utf-8")
+    assert go_on(write_study(tmp_path, tuning=TUNING), published)[0] == []
 
 
 @pytest.mark.usefixtures("in_this_process")

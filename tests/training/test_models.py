@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, T5Conf
 from qpeft.errors import MissingExtraError, ModelError
 from qpeft.recipe import ModelSpec
 from qpeft.training import demo_model, models
-from qpeft.training.models import best_device, choose_dtype, load_base
+from qpeft.training.models import best_device, choose_dtype, load_base, weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,16 @@ def test_bf16_is_chosen_only_where_the_cpu_multiplies_in_it(
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: has_amx)
     assert choose_dtype("auto", torch.device("cpu"))[0] == expected
     assert choose_dtype("fp16", torch.device("cpu"))[0] == torch.float16
+
+
+def test_weights_of_one_name_are_told_apart(tiny):
+    model, _ = load_base(ModelSpec(name=str(tiny), dtype="fp32"))
+    again, _ = load_base(ModelSpec(name=str(tiny), dtype="fp32"))
+    assert weights_digest(model) == weights_digest(again)
+    rounded, _ = load_base(ModelSpec(name=str(tiny), dtype="bf16"))
+    with torch.no_grad():
+        again.get_input_embeddings().weight.mul_(1.001)
+    assert len({weights_digest(m) for m in (model, rounded, again)}) == 3
 
 
 def test_a_missing_pad_token_becomes_the_end_token_without_a_new_word(tiny, tmp_path):

@@ -142,14 +142,19 @@ def _identity(plan: StudyPlan, is_quick: bool) -> dict[str, Any]:
         task.name: {
             **task.model_dump(
                 mode="json",
-                exclude={"title": True, "name": True, "reasoning": True, "data": {"files"}},
+                exclude={"title": True, "name": True, "data": {"files"}},
             ),
             "hashes": sorted(plan.task(task.name).splits.hashes.values()),
         }
         for task in spec.tasks
     }
     seeds = {str(seed): {"seed": seed} for seed in spec.seeds}
-    model = {**whole["model"], "name": place_free(spec.model.name), "n_parameters": plan.n_base}
+    model = {
+        **whole["model"],
+        "name": place_free(spec.model.name),
+        "n_parameters": plan.n_base,
+        "weights": plan.weights,
+    }
     return {
         **whole,
         "model": model,
@@ -162,6 +167,7 @@ def _identity(plan: StudyPlan, is_quick: bool) -> dict[str, Any]:
 
 
 _RATES = "tuning.learning_rates"
+_WEIGHTS, _REASONING = "model.weights", ".reasoning"
 
 _MAX_SHOWN = 5
 """Differences between two study files that an error names."""
@@ -182,6 +188,8 @@ def _check_same(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
                 changed.append(f"{part}: '{name}' is not there any more")
                 continue
         was, is_now = flat(old).get(key), flat(new).get(key)
+        if was is None and (key == _WEIGHTS or key.endswith(_REASONING)):
+            continue  # begun by a version that did not write it down
         is_added = key == _RATES and {*(was or ())} <= {*(is_now or ())}
         if is_added and not any(folder.glob("*/*/seed*")):
             continue  # no run has begun, so no answer to a test example has been seen

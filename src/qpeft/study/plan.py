@@ -21,7 +21,7 @@ from qpeft.training.adapting import quiet_libraries
 from qpeft.training.data import Splits, load_splits
 from qpeft.training.encoding import EncodedSplit, encode_split, pad_token_id
 from qpeft.training.methods import build_adapter_config
-from qpeft.training.models import dtype_name, load_base
+from qpeft.training.models import dtype_name, load_base, weights_digest
 from qpeft.training.plan import AdapterCount, count_adapter, count_steps, expected_memory
 
 Kind = Literal["base", "trial", "run"]
@@ -91,6 +91,7 @@ class StudyPlan:
     Args:
         spec: The study file.
         n_base: Parameters of the base model.
+        weights: What tells its weights from others of the same name, see `qpeft.training.models.weights_digest`.
         arms: In the order of the file.
         tasks: In the order of the file.
         parity: What each arm gets on each task.
@@ -101,6 +102,7 @@ class StudyPlan:
 
     spec: StudySpec
     n_base: int
+    weights: str
     arms: tuple[PlannedArm, ...]
     tasks: tuple[PlannedTask, ...]
     parity: tuple[ParityRow, ...]
@@ -131,7 +133,7 @@ def plan_study(spec: StudySpec) -> StudyPlan:
     _check_adapters(spec)
     with quiet_libraries():
         model, tokenizer = load_base(spec.model)
-    spec = _with_dtype(spec, model)
+    spec, weights = _with_dtype(spec, model), weights_digest(model)
     arms = _plan_arms(spec, model)
     encoded = {task.name: _encode(spec, task, tokenizer) for task in spec.tasks}
     tasks = tuple(
@@ -154,7 +156,7 @@ def plan_study(spec: StudySpec) -> StudyPlan:
     )
     pace = measure_pace(model, _largest_batch(spec, encoded), pad_token_id(tokenizer))
     jobs = tuple(_jobs(spec))
-    return StudyPlan(spec, model.num_parameters(), arms, tasks, parity, jobs, memory, pace)
+    return StudyPlan(spec, model.num_parameters(), weights, arms, tasks, parity, jobs, memory, pace)
 
 
 def _with_dtype(spec: StudySpec, model: PreTrainedModel) -> StudySpec:

@@ -34,6 +34,7 @@ def describe_study(
         },
         "parity": record["parity"],
         "n_base": record["n_base"],
+        "weights": record["identity"]["model"].get("weights"),
         "study_file": study_file.replace(str(folder.absolute()), folder.name),
     }
 
@@ -75,6 +76,17 @@ def describe_machine(run: Path) -> str | None:
     return ", ".join(
         str(part) for part in (provenance.get("cpu"), *provenance.get("gpus", ())) if part
     )
+
+
+def describe_code(run: Path) -> str | None:
+    """Return which sources of qpeft did a run; None if it did not get so far, or did not write it down.
+
+    Args:
+        run: Its folder.
+    """
+    file = run / "provenance.json"
+    code = read_json(file).get("code") if file.exists() else None
+    return None if code is None else str(code)
 
 
 def _plain_command(command: str | Sequence[str], folder: Path) -> str:

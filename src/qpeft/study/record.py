@@ -13,9 +13,9 @@ import yaml
 
 from qpeft.errors import StudyError
 from qpeft.files import written_whole
-from qpeft.study.job_folder import job_key, read_json, read_status
+from qpeft.study.job_folder import JOBS_BEFORE, job_key, read_json, read_status
 from qpeft.study.plan import run_folder
-from qpeft.study.provenance import describe_machine, describe_study
+from qpeft.study.provenance import describe_code, describe_machine, describe_study
 from qpeft.study.published import is_published, read_published
 from qpeft.study.results import (
     BASE_ARM,
@@ -46,9 +46,9 @@ def read_results(folder: Path | str) -> StudyResults:
         StudyError: There is no study that can be read, or runs that should have had the same data had not.
     """
     folder = Path(folder)
-    if is_published(folder):
-        return read_published(folder)
     if not (folder / "study.json").exists():
+        if is_published(folder):
+            return read_published(folder)
         raise StudyError(
             f"{folder} holds no study. Give the output folder of one, or make it with: qpeft study FILE"
         )
@@ -184,6 +184,7 @@ def _read_run(
         "peak_memory": status.get("peak_memory"),
         "trained_in": status.get("trained_in"),
         "machine": describe_machine(path),
+        "code": describe_code(path),
         "job_key": job_key(read_json(path / "job.json")),
         **_training_numbers(own, read_jsonl(path / arm / "metrics.jsonl")),
         **_test_numbers(path, arm, own, spec.evaluation_of(spec.task(task)).n_shots[0]),
@@ -202,7 +203,9 @@ def _read_base(folder: Path, spec: StudySpec, task: str) -> RunRow | None:
         return taken
     status = read_status(folder / where)
     if not (folder / where / "results.json").exists():
-        return None
+        ended = public_state(status), _first_line(status)
+        failed = RunRow(task, BASE_ARM, spec.seeds[0], ended[0], error=ended[1], folder=str(where))
+        return failed if ended[0] == "failed" else None
     own = read_json(folder / where / "results.json")["arms"][BASE_ARM]
     n_shots = spec.evaluation_of(spec.task(task)).n_shots[0]
     few = _test_numbers(folder / where, BASE_ARM, own, spec.base_shots)["scores"]
@@ -214,6 +217,7 @@ def _read_base(folder: Path, spec: StudySpec, task: str) -> RunRow | None:
         error=_first_line(status),
         peak_memory=status.get("peak_memory"),
         machine=describe_machine(folder / where),
+        code=describe_code(folder / where),
         job_key=job_key(read_json(folder / where / "job.json")),
         few_shot_accuracy=sum(few) / len(few) if spec.base_shots and few else None,
         folder=str(where),
@@ -283,10 +287,11 @@ def _quantum_work(
     own: Mapping[str, Any], arm: Mapping[str, Any], tokens: int | None
 ) -> dict[str, Any]:
     """Return what was sent to a machine, or else the circuits that were simulated for the tokens."""
-    if "jobs" not in own:
+    totals = [*own.get(JOBS_BEFORE, []), *own.get("jobs", [])]
+    if not totals:
         a_token = int(arm["count"]["n_circuits"])
         return {"circuits": None if tokens is None else a_token * tokens}
-    sent = [total["sent"] for total in own["jobs"]]
+    sent = [total["sent"] for total in totals]
     kinds = ("circuits", "programs", "jobs", "shots")
     return {kind: sum(tally[f"n_{kind}"] for tally in sent) for kind in kinds}
 

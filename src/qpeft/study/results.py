@@ -104,6 +104,7 @@ class RunRow:
         measures: What was measured of the trained adapter itself, by name; see `qpeft.study.measures`.
         trained_in: The trial whose adapter the run took over, being the very same training; None without.
         machine: What it ran on: processor with its vector instructions, accelerators.
+        code: Which sources of qpeft did it: a commit, or a hash of the files.
         data_digest: SHA-256 of what it was trained on, see `qpeft.study.same_data`.
         job_key: SHA-256 of what it was to do, see `qpeft.study.job_folder`.
         folder: The run's folder, relative to the study's.
@@ -138,6 +139,7 @@ class RunRow:
     measures: dict[str, Any] = field(default_factory=dict)
     trained_in: str | None = None
     machine: str | None = None
+    code: str | None = None
     data_digest: str | None = None
     job_key: str | None = None
     folder: str = ""

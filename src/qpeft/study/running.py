@@ -79,9 +79,10 @@ def run_study(
         How far the study is, also when Ctrl-C ended the session (`is_interrupted`).
 
     Raises:
-        StudyError: The folder holds another study, another process works on this one, or `take_from` holds none.
+        StudyError: The folder holds another study, another process works on this one, or `take_from` holds none or
+            one with other weights of the base model or another margin.
     """
-    sources = open_sources(take_from)
+    sources = open_sources(take_from, weights=plan.weights, margin=plan.spec.margin)
     progress = progress or SilentProgress()
     lock = study_lock(plan.spec.output_dir)
     try:

@@ -36,16 +36,42 @@ class Source(Protocol):
         """
 
 
-def open_sources(places: Sequence[Path]) -> tuple[Source, ...]:
+def open_sources(places: Sequence[Path], *, weights: str, margin: float) -> tuple[Source, ...]:
     """Return what jobs can be taken from.
 
     Args:
         places: Folders of studies, or folders with published results.
+        weights: Digest of the base model's weights here. One name may stand for several: `smollm2-135m` is the
+            hub's copy on one machine and the GGUF file's on another.
+        margin: Of the study here, which has to be that under which the runs were made: it is fixed before them.
 
     Raises:
-        StudyError: One of them is neither, or cannot be read.
+        StudyError: One of them is neither, cannot be read, or was made with other weights or another margin.
     """
-    return tuple(_open(place) for place in places)
+    sources = []
+    for place in places:
+        source, theirs = _open(place)
+        if theirs.weights not in (None, weights):
+            raise StudyError(
+                f"The runs in {place} were made with other weights of the base model than those that are loaded "
+                f"here (SHA-256 {str(theirs.weights)[:12]} there, {weights[:12]} here), so they cannot be "
+                f"compared with runs of this machine. Use the same copy of the model, or leave out --take-from."
+            )
+        if theirs.margin != margin:
+            raise StudyError(
+                f"The runs in {place} were made under a margin of {theirs.margin:g}, this study has {margin:g}. A "
+                f"margin is fixed before the runs: set margin={theirs.margin:g}, or leave out --take-from."
+            )
+        sources.append(source)
+    return tuple(sources)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Terms:
+    """What runs can only be taken under: digest of the base model's weights (None: not known), and the margin."""
+
+    weights: str | None
+    margin: float
 
 
 def take(sources: Sequence[Source], place: Path, folder: Path, content: Mapping[str, Any]) -> None:
@@ -73,16 +99,16 @@ def taken_row(folder: Path, kind: type[Row]) -> Row | None:
     return TypeAdapter(kind).validate_json(file.read_bytes()) if file.exists() else None
 
 
-def _open(place: Path) -> Source:
-    if is_published(place):
+def _open(place: Path) -> tuple[Source, _Terms]:
+    if is_published(place) and not (place / "study.json").exists():
         results = read_published(place)
         done: list[RunRow | TrialRow] = [*results.rows, *results.base.values(), *results.trials]
-        return _PublishedRows(
-            place.name,
-            {row.job_key: row for row in done if row.job_key and row.status == "succeeded"},
-        )
+        by_key = {row.job_key: row for row in done if row.job_key and row.status == "succeeded"}
+        terms = _Terms(results.provenance.get("weights"), results.margin)
+        return _PublishedRows(place.name, by_key), terms
     if (place / "study.json").exists():
-        return _StudyFolder(place)
+        identity = read_json(place / "study.json")["identity"]
+        return _StudyFolder(place), _Terms(identity["model"].get("weights"), identity["margin"])
     raise StudyError(
         f"{place} holds no study from which runs could be taken. Give the output folder of a study, or one that "
         f"`qpeft report` has written to."

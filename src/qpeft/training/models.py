@@ -3,7 +3,9 @@
 A name is a local folder, a GGUF file, a hub id, or `smollm2-135m`.
 """
 
+import hashlib
 import importlib.util
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -114,6 +116,28 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
 def dtype_name(dtype: torch.dtype) -> str:
     """Return what a recipe calls a type of weights."""
     return next(name for name, known in _DTYPES.items() if known == dtype)
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Return what tells a model's weights from others of the same name, as SHA-256.
+
+    Names and shapes of all tensors and some evenly spaced values of each go into it, so that it takes no time on a
+    large model. Weights that are rounded to another type have another digest.
+
+    Args:
+        model: As loaded.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, flat.numel() // _SAMPLED_VALUES)].to("cpu", torch.float32)
+        digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+_SAMPLED_VALUES = 1024
+"""Of a tensor, at least, if it has so many."""
 
 
 def _locate(spec: ModelSpec, progress: Progress | None) -> tuple[str, str | None]:
