@@ -1,5 +1,6 @@
 """`qpeft study` and `qpeft report` answer, and every mistake of a user's is one line."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_the_environments_number_of_threads_has_the_last_word(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert study_verbs._n_threads(2) == n_threads
+
+
+def test_a_report_is_not_written_among_a_studys_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study.json").write_text("{}")
+    claims = Path(__file__).parents[1] / "studies" / "results" / "claims"
+    assert run(monkeypatch, "report", str(claims), "--output", str(tmp_path)) == 1
+    assert "is the folder of a study" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["study.json"]
+
+
+def test_cores_that_the_process_may_not_use_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {3, 5}, raising=False)
+    assert study_verbs._n_cores() == 2
 
 
 def test_a_missing_file_and_an_empty_folder_are_one_line_each(

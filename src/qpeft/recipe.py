@@ -130,6 +130,12 @@ class ModelSpec(_Spec):
         return {"name": value} if isinstance(value, str) else value
 
 
+def holds_options(adapter: Mapping[str, Any]) -> bool:
+    """Say whether what stands under `options` of an adapter, if anything does, can be options."""
+    options = adapter.get("options")
+    return options is None or isinstance(options, Mapping)
+
+
 class AdapterSpec(_Spec):
     """A PEFT method and its options; in YAML a name alone, or the options beside `method`."""
 
@@ -141,7 +147,7 @@ class AdapterSpec(_Spec):
     @classmethod
     def _gather_options(cls, value: Any) -> Any:
         value = {"method": value} if isinstance(value, str) else value
-        if not isinstance(value, Mapping) or isinstance(value.get("options", {}), str | list):
+        if not isinstance(value, Mapping) or not holds_options(value):
             return value
         own = {key: value[key] for key in ("method", "name") if key in value}
         loose = {key: v for key, v in value.items() if key not in ("method", "name", "options")}
@@ -267,9 +273,13 @@ class EvaluationSpec(_Spec):
 
 
 class JobsSpec(_Spec):
-    """Where jobs for quantum hardware are recorded, and what each adapter of the run may send in all."""
+    """Where jobs for quantum hardware are recorded, and what each adapter of the run may send in all.
+
+    `label` is what the journal calls the run; by default its output folder's name.
+    """
 
     journal: Path = Path("qpeft-jobs.sqlite")
+    label: Annotated[str, Field(min_length=1)] | None = None
     max_circuits: _Count | None = None
     max_programs: _Count | None = None
     max_shots: _Count | None = None

@@ -107,6 +107,7 @@ def report(
     ] = None,
 ) -> None:
     """Say what a study has found: one self-contained page, Markdown for a README, and the rows."""
+    from qpeft.errors import StudyError
     from qpeft.study.record import read_results
 
     results = read_results(folder)
@@ -114,6 +115,11 @@ def report(
 
     formats = [kind for kind in FORMATS if not format_ or kind in format_]
     place = output or folder / "report"
+    if (place / "study.json").exists():
+        raise StudyError(
+            f"{place} is the folder of a study, whose own files the report's would replace. Choose another "
+            f"--output."
+        )
     if formats == ["csv"]:
         paths = list(write_csv(results, place))
     else:
@@ -232,6 +238,10 @@ def _n_threads(n_cores: int) -> int:
 
 
 def _n_cores() -> int:
+    if hasattr(
+        os, "sched_getaffinity"
+    ):  # where a process may be kept to some of the machine's cores
+        return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 

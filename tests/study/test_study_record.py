@@ -14,7 +14,13 @@ from qpeft.jobs.rows import Tally
 from qpeft.study import measures, record
 from qpeft.study.estimate import estimate_seconds, guess_seconds
 from qpeft.study.folder import open_study
-from qpeft.study.job_folder import begin_job, read_status, seconds_of, write_status
+from qpeft.study.job_folder import (
+    JOBS_BEFORE,
+    begin_job,
+    read_status,
+    seconds_of,
+    write_status,
+)
 from qpeft.study.method_comparison import write_method_comparison
 from qpeft.study.plan import StudyPlan, plan_study, run_folder
 from qpeft.study.progress import progress_line
@@ -109,6 +115,11 @@ def test_work_on_a_machine_is_what_was_sent(plan: StudyPlan, study: Path) -> Non
     write_json(file, results)
     (row,) = read_results(study).rows_of("sums", "qtha")
     assert (row.circuits, row.programs, row.jobs, row.shots) == (42, 7, 3, 7000)
+    # Of a trial whose training the run has taken over.
+    results["arms"]["qtha"][JOBS_BEFORE] = [{"sent": asdict(Tally(100, 10, 5, 10000))}]
+    write_json(file, results)
+    (row,) = read_results(study).rows_of("sums", "qtha")
+    assert (row.circuits, row.programs, row.jobs, row.shots) == (142, 17, 8, 17000)
 
 
 def test_what_never_ran_is_missing_and_what_was_cut_off_is_cancelled(

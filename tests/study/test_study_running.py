@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,22 @@ from typing import Any
 import pytest
 from in_process import TUNING, InThisProcess, do, names
 from safetensors.torch import load_file
-from tiny_study import LORA, QTHA, write_study
+from tiny_study import LORA, QTHA, study_keys, write_study
 
 from qpeft.errors import StudyError
 from qpeft.recipe import Recipe
 from qpeft.study import running, worker
-from qpeft.study.job_folder import begin_job, read_status, write_status
+from qpeft.study.job_folder import begin_job, read_status, take_training, write_status
 from qpeft.study.plan import plan_study
 from qpeft.study.reading import load_study
 from qpeft.study.record import read_results
 from qpeft.study.results import RunRow, TrialRow
 from qpeft.study.running import run_study
+from qpeft.study.spec import JOURNAL
 from qpeft.study.tuning import choose_rate
 from qpeft.training import run as training_run
 from qpeft.training import train
-from qpeft.training.record import read_jsonl
+from qpeft.training.record import read_jsonl, write_json, write_jsonl
 
 SHORT = {"steps": 1, "evaluate_every": None, "save_every": None}
 
@@ -263,6 +266,94 @@ def test_a_job_that_is_another_one_now_keeps_what_the_old_one_had_done(a_copy: P
     assert (aside / "lora" / "adapter_model.safetensors").exists()
     # Neither rows nor the study's identity see it.
     assert [row.status for row in read_results(a_copy / "study").rows].count("succeeded") == 3
+
+
+def test_an_answer_may_hold_what_unicode_calls_a_line_break(tmp_path: Path) -> None:
+    rows = [{"text": f"a{sign}b"} for sign in "\u2028\u2029\x85\x0b\x1c"]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    assert read_jsonl(tmp_path / "a.jsonl") == rows
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": "cut o')
+    assert read_jsonl(tmp_path / "a.jsonl") == rows
+
+
+def test_a_run_takes_what_its_trial_has_sent_too(tmp_path: Path) -> None:
+    trial, run, sent = tmp_path / "trial", tmp_path / "run", [{"sent": {"n_jobs": 3}}]
+    part = {"model": {}, "adapter": {}, "training": {}, "seed": 0}
+    content = {"kind": "trial", "task": "t", "arm": "a", "recipe": part}
+    write_json(trial / "job.json", content)
+    write_json(trial / "status.json", {"status": "succeeded"})
+    record = {"training": {"seconds": 1.0}, "jobs": sent}
+    write_json(trial / "results.json", {"arms": {"a": record}})
+    (trial / "a").mkdir()
+    with closing(sqlite3.connect(trial / JOURNAL)) as journal, journal:
+        journal.execute("CREATE TABLE jobs (id)")
+        journal.execute("INSERT INTO jobs VALUES (7)")
+    take_training(trial, run, {**content, "kind": "run"})
+    own = json.loads((run / "results.json").read_text())["arms"]["a"]
+    assert (own["jobs_before"], "jobs" in own) == (sent, False)
+    with closing(sqlite3.connect(run / JOURNAL)) as journal:
+        assert journal.execute("SELECT id FROM jobs").fetchall() == [(7,)]
+
+
+def test_runs_that_share_a_journal_have_labels_of_their_own(tmp_path: Path) -> None:
+    keys = study_keys(tmp_path)
+    tasks = [keys["tasks"][0], {**keys["tasks"][0], "name": "again"}]
+    spec = load_study(
+        write_study(tmp_path, tasks=tasks, jobs={"journal": "j.sqlite", "max_jobs": 9})
+    )
+    arm = spec.arm("qtha")
+    jobs = [
+        spec.recipe(task, arm, arm, seed, tmp_path / f"seed{seed}").jobs
+        for task in spec.tasks
+        for seed in spec.seeds
+    ]
+    assert {(one.journal.name, one.max_jobs) for one in jobs} == {("j.sqlite", 9)}
+    assert [one.label for one in jobs] == [
+        f"tiny/{task}/seed{seed}" for task in ("sums", "again") for seed in (0, 1)
+    ]
+
+
+def test_what_a_machine_was_paid_for_is_kept_though_the_job_did_not_end(a_copy: Path) -> None:
+    run = a_copy / "study" / "sums" / "lora" / "seed0"
+    content = json.loads((run / "job.json").read_text())
+    write_status(run, "cancelled")
+    (run / JOURNAL).write_text("jobs")
+    recipe = {**content["recipe"], "seed": 5}
+    assert begin_job(run, {**content, "recipe": recipe}, retry_failed=False) == "waiting"
+    (aside,) = (run.parent / "replaced").iterdir()
+    assert (aside / JOURNAL).read_text() == "jobs"
+
+
+def test_an_interrupted_study_goes_on_in_another_place(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials read files in the study's folder, runs those beside the study file; both move with it."""
+    path = write_study(tmp_path / "here", tuning=TUNING, seeds=[0])
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "save_adapter", interrupted)
+        assert do(path).n_succeeded == 1
+    assert len(list((tmp_path / "here").rglob("trials/*/recipe.yaml"))) == 4
+    (tmp_path / "here").rename(tmp_path / "there")
+    outcome = do(tmp_path / "there" / path.name)
+    assert (outcome.n_succeeded, outcome.n_failed) == (outcome.n_jobs, 0)
+    assert len(read_results(outcome.folder).rows) == 2
+
+
+def test_a_base_model_that_could_not_be_asked_is_a_row_with_its_error(
+    tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_study(tmp_path, seeds=[0], training=SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "do_job", _fails_for("base", worker.do_job))
+        assert do(path).n_failed == 1
+    row = read_results(tmp_path / "study").base["sums"]
+    assert (row.status, row.error, row.accuracy) == ("failed", "the chip is on fire", None)
+    assert do(path, retry_failed=True).n_failed == 0
 
 
 def test_a_failed_trial_is_not_done_again_once_its_rate_was_chosen_without_it(

@@ -206,6 +206,11 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ),
         ({"training": {"early_stopping": 2}}, "training.early_stopping: the arms of a study"),
         ({"measures": {"noise_shots": [0]}}, "measures.noise_shots: "),
+        ({"arms": [LORA, {**QTHA, "options": 5}]}, "arms.1.options: "),
+        (
+            {"arms": [LORA, QTHA, {**QTHA, "name": "x", "control": True, "core": "none", 5: 1}]},
+            "arms.2.5: is 1, the subject's None; a control is",
+        ),
         ({"measures": {"n_row": 3}}, "measures.n_row: unknown key. Did you mean 'n_rows'?"),
     ],
 )
@@ -222,6 +227,16 @@ def test_tuning_without_validation_examples_is_refused(tmp_path: Path) -> None:
     assert found == [
         "tasks.0.data.n_validation: missing: the tuning is judged on validation examples"
     ]
+
+
+def test_an_arm_without_a_name_is_called_as_its_method_in_small_letters(tmp_path: Path) -> None:
+    arms = [{**LORA, "method": "LoRA", "name": None}, {**QTHA, "method": "QTHA", "name": None}]
+    assert load_study(write_study(tmp_path, arms=arms)).subject == "qtha"
+    assert problems(tmp_path, arms=arms, subject="QTHA") == [
+        "subject: no arm is called 'QTHA'; there are: lora, qtha"
+    ]
+    (found,) = problems(tmp_path, arms=arms, margin=2)
+    assert found.startswith("margin: ")
 
 
 @pytest.mark.parametrize(

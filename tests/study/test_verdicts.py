@@ -84,6 +84,20 @@ def test_the_saving_is_that_of_the_tensor_network():
     assert "the tensor network saves" in text
 
 
+def test_the_saving_of_another_method_is_not_explained_by_a_tensor_network():
+    dora = arm("qtha", method="dora", n_angles=0, options={"r": 8})
+    results = with_arms(arm("lora", options={"r": 8}), dora)
+    found = verdict("parameters", results=results)
+    assert found.outcome == "supported"
+    assert "tensor" not in found.measured
+
+
+def test_the_order_of_the_modules_names_makes_no_other_adapter():
+    pairs = {"lora": ["q_proj", "v_proj"], "qtha": ["v_proj", "q_proj"]}
+    arms = [arm(name, options={"r": 8, "target_modules": m}) for name, m in pairs.items()]
+    assert verdict("parameters", results=with_arms(*arms)).outcome == "supported"
+
+
 @pytest.mark.parametrize("options", [{"r": 4}, {"r": 8, "rank_pattern": {"layer": 9}}])
 def test_the_saving_is_against_the_same_rank_only(options):
     results = with_arms(arm("lora", options=options), arm("qtha"))

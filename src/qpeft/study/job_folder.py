@@ -3,11 +3,14 @@
 import hashlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from qpeft.study.spec import JOURNAL
 from qpeft.training.record import write_json
 
 State = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
@@ -15,12 +18,16 @@ State = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 FINAL: tuple[State, ...] = ("succeeded", "failed")
 """States after which a job is not begun again by itself."""
 
+JOBS_BEFORE = "jobs_before"
+"""What a run calls in its results.json the jobs of the trial whose training it took over."""
+
 
 def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -> State:
     """Write down what a job is to do, and return how far it is.
 
     A job that was written down otherwise before (its learning rate, or its arm in the study file, has changed)
-    begins anew. What it had done goes into `replaced/` beside it, if it was done.
+    begins anew. What it had done goes into `replaced/` beside it, if it was done or has sent jobs to a machine.
+    One whose study lies elsewhere now goes on.
 
     Args:
         folder: The job's own.
@@ -29,14 +36,20 @@ def begin_job(folder: Path, content: Mapping[str, Any], *, retry_failed: bool) -
     """
     status = read_status(folder)
     file = folder / "job.json"
-    if file.exists() and job_key(read_json(file)) != job_key(content):
-        _put_aside(folder, is_kept=status.get("status") == "succeeded")
+    old = read_json(file) if file.exists() else None
+    if old is not None and job_key(old) != job_key(content):
+        # What a quantum machine has answered was paid for.
+        is_kept = status.get("status") == "succeeded" or (folder / JOURNAL).exists()
+        _put_aside(folder, is_kept=is_kept)
     if not file.exists():  # also a run that failed because it had no learning rate
         status = {}
     write_json(file, content)
     state: State = status.get("status", "waiting")
     if state in FINAL and not (state == "failed" and retry_failed):
         return state
+    if old != content:
+        # The same to do, but elsewhere: the paths in it would pass for another recipe.
+        (folder / "recipe.yaml").unlink(missing_ok=True)
     return "waiting"
 
 
@@ -71,7 +84,10 @@ def take_training(trial: Path, folder: Path, content: Mapping[str, Any]) -> None
     arm = content["arm"]
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(trial / arm, folder / arm, ignore=shutil.ignore_patterns("checkpoints"))
+    if (trial / JOURNAL).exists():  # whose circuits the answers may need again
+        _copy_database(trial / JOURNAL, folder / JOURNAL)
     record = {**read_json(trial / "results.json")["arms"][arm], "evaluations": []}
+    record[JOBS_BEFORE] = record.pop("jobs", [])
     write_json(folder / "results.json", {"status": "running", "arms": {arm: record}})
     write_json(folder / "job.json", content)
     kept = {key: status[key] for key in ("peak_memory", "n_threads") if key in status}
@@ -81,6 +97,11 @@ def take_training(trial: Path, folder: Path, content: Mapping[str, Any]) -> None
         folder / "status.json",
         {**kept, "status": "waiting", "seconds_before": before, "trained_in": trial.name},
     )
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from qpeft.recipe import (
     ModelSpec,
     Recipe,
     TrainingSpec,
+    holds_options,
 )
 from qpeft.recipe_text import Key, dotted, plain_words, write_yaml
 from qpeft.study.measures.spec import MeasureSpec
@@ -50,6 +51,9 @@ Quantity = Literal[
 "options": those of a control's adapter."""
 
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+
+JOURNAL = "jobs.sqlite"
+"""Where a job records what it sends to a quantum machine, in its own folder, if the study names no other place."""
 
 _Count = Annotated[int, Strict(), Field(gt=0)]
 _CountFromZero = Annotated[int, Strict(), Field(ge=0)]
@@ -78,7 +82,7 @@ class ArmSpec(AdapterSpec):
     @classmethod
     def _gather_options(cls, value: Any) -> Any:
         value = {"method": value} if isinstance(value, str) else value
-        if not isinstance(value, Mapping) or isinstance(value.get("options", {}), str | list):
+        if not isinstance(value, Mapping) or not holds_options(value):
             return value
         own = {key: value[key] for key in cls.model_fields if key in value}
         loose = {key: v for key, v in value.items() if key not in cls.model_fields}
@@ -198,9 +202,16 @@ class StudySpec(_Spec):
             data=task.data,
             training=self.training_of(task, arm),
             evaluation=self.evaluation_of(task),
-            jobs=self.jobs or JobsSpec(journal=folder / "jobs.sqlite"),
+            jobs=self._jobs_of(task, folder),
             seed=seed,
             output_dir=folder,
+        )
+
+    def _jobs_of(self, task: TaskSpec, folder: Path) -> JobsSpec:
+        """Return where a run records its jobs. In a journal that all share, each run has a label of its own."""
+        jobs = self.jobs or JobsSpec(journal=folder / JOURNAL)
+        return jobs.model_copy(
+            update={"label": f"{jobs.label or self.name}/{task.name}/{folder.name}"}
         )
 
     def to_yaml(self) -> str:
@@ -221,7 +232,7 @@ def validate_study(raw: Mapping[str, Any]) -> tuple[StudySpec | None, list[tuple
                 found.append((one["loc"], str(one["ctx"]["error"])))
         found += cross_problems(raw)
         found += _data_problems(error)
-        return None, found
+        return None, found or [(one["loc"], one["msg"]) for one in error.errors()]
 
 
 def _data_problems(error: ValidationError) -> Iterator[tuple[Key, str]]:

@@ -39,11 +39,10 @@ def cross_problems(raw: Mapping[str, Any]) -> list[tuple[Key, str]]:
 
 
 def arm_label(arm: Any) -> str | None:
-    """Return the name of an arm as it stands in a study file; None if it has none."""
-    if isinstance(arm, str):
-        return arm
-    named = (arm.get("name") or arm.get("method")) if isinstance(arm, Mapping) else None
-    return None if named is None else str(named)
+    """Return what an arm of a study file is called: its name, else its method in small letters; None without."""
+    if isinstance(arm, Mapping) and arm.get("name"):
+        return str(arm["name"])
+    return _method(arm)
 
 
 def _arm_problems(raw: Mapping[str, Any]) -> Iterator[tuple[Key, str]]:
@@ -121,7 +120,7 @@ def _control_problems(i: int, arm: Mapping[str, Any], subject: Any) -> Iterator[
     own, other = _options(arm), _options(subject)
     changed = [
         key
-        for key in sorted({*own, *other})
+        for key in sorted({*own, *other}, key=str)
         if key not in _FREE_OPTIONS and own.get(key) != other.get(key)
     ]
     declared = arm.get("differs")

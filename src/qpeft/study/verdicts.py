@@ -7,7 +7,7 @@ decides nothing. `docs/statistics.md` has the rule of each claim.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from qpeft.study import numbers
 from qpeft.study.findings import ArmSummary, Interval, PairedComparison, Verdict
@@ -145,8 +145,7 @@ def _parameters(evidence: Evidence) -> Verdict:
     claim = f"76 % fewer trainable parameters than LoRA at the same rank ({PAPER}; {REPORT})"
     subject, rank = evidence.subject, evidence.subject.options.get("r")
     loras = [a for a in evidence.loras() if rank and a.options.get("r") == rank]
-    modules = subject.options.get("target_modules")
-    loras = [a for a in loras if a.options.get("target_modules") == modules]
+    loras = [a for a in loras if _modules_of(a) == _modules_of(subject)]
     lora = next((a for a in loras if not a.options.get("rank_pattern")), None)
     if lora is None or not lora.n_parameters or subject.n_parameters is None:
         text = "No counted LoRA of the same rank on the same modules."
@@ -162,14 +161,22 @@ def _parameters(evidence: Evidence) -> Verdict:
     if none is not None and none.n_parameters is not None:
         alone = 1 - none.n_parameters / lora.n_parameters
         text += f"Without any circuit ({none.name}) it has {_fewer(alone)}. "
-    text += (
-        f"What is saved, the tensor network saves; the circuit adds {subject.n_angles or 0:,} angles, and the "
-        "matrices that weigh its outputs."
-    )
+    if subject.n_angles:
+        text += (
+            f"What is saved, the tensor network saves; the circuit adds {subject.n_angles:,} angles, and the "
+            "matrices that weigh its outputs."
+        )
+    text = text.rstrip()
     outcome: Outcome = "contradicted" if saving <= 0 else "not shown"
     if saving >= CLAIMED_SAVING - ROUNDING:
         outcome = "supported"
     return Verdict("parameters", claim, text, outcome)
+
+
+def _modules_of(arm: Arm) -> Any:
+    """Return which modules an arm adapts, whatever the order of their names."""
+    modules = arm.options.get("target_modules")
+    return sorted(modules) if isinstance(modules, list | tuple) else modules
 
 
 def _training_effect(evidence: Evidence) -> Verdict:

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -158,7 +158,7 @@ def describe_provenance(recipe: Recipe, data_hashes: Mapping[str, str]) -> dict[
         "versions": _versions(),
         "code": _code(),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()}, {platform.machine()}",
         "cpu": f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
         "n_threads": torch.get_num_threads(),
         "gpus": gpus,
@@ -208,8 +208,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a JSON-lines file; a last line that was cut off is left out."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    # Not splitlines, which takes U+2028 and the like, which may stand in any answer, for ends of lines.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
 
 
 class MetricsLog:
@@ -290,8 +291,12 @@ def _resumed(path: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     if not path.exists():
         return dict(provenance)
     old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    # By the files' own names: a run may have been moved together with its data.
+    known = {(PurePath(part).name, digest) for part, digest in old["data_hashes"].items()}
     hashes = provenance["data_hashes"]
-    changed = [part for part, digest in hashes.items() if old["data_hashes"].get(part) != digest]
+    changed = [
+        part for part, digest in hashes.items() if (PurePath(part).name, digest) not in known
+    ]
     if changed:
         raise QpeftError(
             f"The data of {' and '.join(changed)} are not those that the run in {path.parent} was "

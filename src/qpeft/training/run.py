@@ -327,7 +327,8 @@ def open_session(
     """
     spec = recipe.jobs
     caps = Budget(spec.max_circuits, spec.max_programs, spec.max_shots, spec.max_jobs)
-    return Session(spec.journal, caps, f"{recipe.output_dir.name}/{label}", on_progress)
+    run = spec.label or recipe.output_dir.name
+    return Session(spec.journal, caps, f"{run}/{label}", on_progress)
 
 
 def place(model: PreTrainedModel) -> None:
