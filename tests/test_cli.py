@@ -36,7 +36,8 @@ def test_version_is_the_packages(monkeypatch, capsys):
 def test_init_writes_a_recipe_that_loads(tmp_path, monkeypatch, capsys):
     path = tmp_path / "mine.yaml"
     assert run(monkeypatch, "init", str(path)) == 0
-    assert load_recipe(path).adapter.method == "qtha"
+    recipe = load_recipe(path)
+    assert (recipe.adapter.method, recipe.output_dir) == ("qtha", Path("runs/mine"))
     assert run(monkeypatch, "init", str(path)) == 1
     assert "--force" in capsys.readouterr().err
     assert run(monkeypatch, "init", str(path), "--force") == 0

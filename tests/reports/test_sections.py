@@ -99,9 +99,7 @@ def test_a_shuffle_in_which_padding_took_part_is_owned_up_to() -> None:
     n = sum("shuffled" in row.measures["branch"] for row in older.rows)
     section = branch_section(material_of(older))
     assert f"In {n} of {n} runs (qtha, mlp and frozen) padding took part" in said(section)
-    assert f"In {n} of {n} runs (qtha, mlp and frozen) padding" in make_markdown(
-        material_of(older)
-    )
+    assert f"In {n} of {n} runs (qtha, mlp and frozen) padding" in make_markdown(material_of(older))
 
 
 def test_a_curve_by_qubits_is_shown_where_there_is_one() -> None:
