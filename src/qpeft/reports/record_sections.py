@@ -223,7 +223,7 @@ def _plain(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 _LABELS = {
     "n_base": "parameters of the base model",
-    "weights": "SHA-256 of a sample of its weights",
+    "weights": "weights of the base model, SHA-256 of a sample",
     "cpu": "processor",
     "code": "code of the study's sessions",
 }
