@@ -88,6 +88,16 @@ def test_a_study_goes_on_from_published_rows(
     assert results.base == before.base
     status = json.loads((results.folder / "sums/qtha/seed1/status.json").read_text())
     assert status["taken_from"] == "published"
+    experiments = results.folder / "method_comparison" / "experiments" / "qtha"
+    configs = [
+        json.loads((experiments / f"sums--qtha--seed{k}" / "adapter_config.json").read_text())
+        for k in (1, 2)  # taken and trained
+    ]
+    for config in configs:
+        config.pop("base_model_name_or_path")  # known when a model is adapted
+    assert configs[0]["peft_type"] == "QTHA"
+    assert configs[0].keys() == configs[1].keys()
+    assert [config["r"] for config in configs] == [2, 2]
     again, same = go_on(path, published)
     assert (again, same.rows) == ([], results.rows)
 

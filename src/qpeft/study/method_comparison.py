@@ -10,6 +10,7 @@ the resident memory of the process; `forgetting` is a difference of losses in bo
 """
 
 import platform
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from qpeft.recipe import Recipe
 from qpeft.study.job_folder import read_json, read_status, seconds_of
 from qpeft.study.results import RunRow, StudyResults
+from qpeft.training.methods import build_adapter_config
 from qpeft.training.record import read_jsonl, write_json
 
 _STATUS = {"succeeded": "success", "failed": "failed", "cancelled": "canceled"}
@@ -40,10 +42,9 @@ def write_method_comparison(results: StudyResults, folder: Path) -> list[Path]:
         recipe = Recipe.model_validate(read_json(run / "job.json")["recipe"])
         method = recipe.adapter.method
         experiment = f"{row.task}--{row.arm}--seed{row.seed}"
-        config, params = _peft_config(run, row), training_params(recipe)
+        config, params = _peft_config(run, row, recipe), training_params(recipe)
         own = folder / "experiments" / method / experiment
-        if config is not None:
-            write_json(own / "adapter_config.json", config)
+        write_json(own / "adapter_config.json", config)
         write_json(own / "training_params.json", params)
         file = folder / "results" / f"{method}--{experiment}.json"
         write_json(
@@ -93,9 +94,14 @@ def training_params(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _peft_config(run: Path, row: RunRow) -> dict[str, Any] | None:
+def _peft_config(run: Path, row: RunRow, recipe: Recipe) -> dict[str, Any]:
+    """Return the configuration in the adapter's folder, or without one (of published rows) that of the recipe."""
     file = run / row.arm / "adapter_config.json"
-    return read_json(file) if file.exists() else None
+    if file.exists():
+        return dict(read_json(file))
+    with tempfile.TemporaryDirectory() as folder:
+        build_adapter_config(recipe.adapter, "adapter").save_pretrained(folder)
+        return dict(read_json(Path(folder) / "adapter_config.json"))
 
 
 def _run_info(
