@@ -153,6 +153,13 @@ def test_the_circuit_must_beat_every_control(controls, outcome):
     assert verdict("circuit", found).outcome == outcome
 
 
+def test_one_control_alone_decides_nothing_and_is_shown():
+    found = verdict("circuit", [comparison("none", 0.02)])
+    assert found.outcome == "not measured"
+    assert f"less none: +{decimal(2.0)} points" in found.measured
+    assert "It takes the control 'none'" in found.measured
+
+
 def test_a_control_without_result_is_named():
     found = [comparison(name, 0.05, 0.01) for name in ("none", "mlp")]
     assert "No result of frozen." in verdict("circuit", found).measured

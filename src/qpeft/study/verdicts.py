@@ -247,11 +247,11 @@ def _circuit(evidence: Evidence) -> Verdict:
     controls = evidence.controls()
     pairs = [(arm, evidence.against(arm.name, "accuracy")) for arm in controls]
     measured = [(arm, found) for arm, found in pairs if found is not None]
-    if len(measured) < 2 or all(core_of(arm) != "none" for arm, _ in measured):
-        text = "It takes the control 'none' and one with something else in the circuit's place."
-        return Verdict("circuit", claim, text, "not measured")
     text = "; ".join(f"less {arm.name}: {_points(found)}" for arm, found in measured)
-    text = f"Accuracy of {evidence.subject.name} over all tasks, {text}."
+    text = f"Accuracy of {evidence.subject.name} over all tasks, {text}." if measured else ""
+    if len(measured) < 2 or all(core_of(arm) != "none" for arm, _ in measured):
+        needed = "It takes the control 'none' and one with something else in the circuit's place."
+        return Verdict("circuit", claim, f"{needed} {text}".rstrip(), "not measured")
     lacking = [arm.name for arm, found in pairs if found is None]
     if lacking:
         text += f" No result of {', '.join(lacking)}."
