@@ -130,12 +130,6 @@ class ModelSpec(_Spec):
         return {"name": value} if isinstance(value, str) else value
 
 
-def holds_options(adapter: Mapping[str, Any]) -> bool:
-    """Say whether what stands under `options` of an adapter, if anything does, can be options."""
-    options = adapter.get("options")
-    return options is None or isinstance(options, Mapping)
-
-
 class AdapterSpec(_Spec):
     """A PEFT method and its options; in YAML a name alone, or the options beside `method`."""
 
@@ -147,11 +141,14 @@ class AdapterSpec(_Spec):
     @classmethod
     def _gather_options(cls, value: Any) -> Any:
         value = {"method": value} if isinstance(value, str) else value
-        if not isinstance(value, Mapping) or not holds_options(value):
+        if not isinstance(value, Mapping):
             return value
-        own = {key: value[key] for key in ("method", "name") if key in value}
-        loose = {key: v for key, v in value.items() if key not in ("method", "name", "options")}
-        return {**own, "options": {**(value.get("options") or {}), **loose}}
+        options = {} if value.get("options") is None else value["options"]
+        if not isinstance(options, Mapping):
+            return value
+        own = {key: value[key] for key in cls.model_fields if key in value}
+        loose = {key: v for key, v in value.items() if key not in cls.model_fields}
+        return {**own, "options": {**options, **loose}}
 
     @field_validator("method")
     @classmethod

@@ -238,9 +238,8 @@ def _n_threads(n_cores: int) -> int:
 
 
 def _n_cores() -> int:
-    if hasattr(
-        os, "sched_getaffinity"
-    ):  # where a process may be kept to some of the machine's cores
+    # Where a process can be kept to some of the machine's cores, those alone count.
+    if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

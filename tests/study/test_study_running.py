@@ -310,7 +310,7 @@ def test_runs_that_share_a_journal_have_labels_of_their_own(tmp_path: Path) -> N
     ]
     assert {(one.journal.name, one.max_jobs) for one in jobs} == {("j.sqlite", 9)}
     assert [one.label for one in jobs] == [
-        f"tiny/{task}/seed{seed}" for task in ("sums", "again") for seed in (0, 1)
+        f"study/{task}/seed{seed}" for task in ("sums", "again") for seed in (0, 1)
     ]
 
 

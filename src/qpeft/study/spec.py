@@ -37,7 +37,6 @@ from qpeft.recipe import (
     ModelSpec,
     Recipe,
     TrainingSpec,
-    holds_options,
 )
 from qpeft.recipe_text import Key, dotted, plain_words, write_yaml
 from qpeft.study.measures.spec import MeasureSpec
@@ -77,16 +76,6 @@ class ArmSpec(AdapterSpec):
     match_parameters: str | None = None
     differs: dict[Quantity, Annotated[str, Field(min_length=1)]] = Field(default={})
     training: dict[str, Any] = Field(default={})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather_options(cls, value: Any) -> Any:
-        value = {"method": value} if isinstance(value, str) else value
-        if not isinstance(value, Mapping) or not holds_options(value):
-            return value
-        own = {key: value[key] for key in cls.model_fields if key in value}
-        loose = {key: v for key, v in value.items() if key not in cls.model_fields}
-        return {**own, "options": {**(value.get("options") or {}), **loose}}
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -211,7 +200,7 @@ class StudySpec(_Spec):
         """Return where a run records its jobs. In a journal that all share, each run has a label of its own."""
         jobs = self.jobs or JobsSpec(journal=folder / JOURNAL)
         return jobs.model_copy(
-            update={"label": f"{jobs.label or self.name}/{task.name}/{folder.name}"}
+            update={"label": f"{jobs.label or self.output_dir.name}/{task.name}/{folder.name}"}
         )
 
     def to_yaml(self) -> str:

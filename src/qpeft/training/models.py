@@ -5,7 +5,6 @@ A name is a local folder, a GGUF file, a hub id, or `smollm2-135m`.
 
 import hashlib
 import importlib.util
-import itertools
 import logging
 import os
 from pathlib import Path
@@ -121,14 +120,15 @@ def dtype_name(dtype: torch.dtype) -> str:
 def weights_digest(model: PreTrainedModel) -> str:
     """Return what tells a model's weights from others of the same name, as SHA-256.
 
-    Names and shapes of all tensors and some evenly spaced values of each go into it, so that it takes no time on a
-    large model. Weights that are rounded to another type have another digest.
+    Names and shapes of all parameters and some evenly spaced values of each go into it, so that it takes no time
+    on a large model. Buffers do not: a model computes its own, which machines may round differently. Weights that
+    are rounded to another type have another digest.
 
     Args:
         model: As loaded.
     """
     digest = hashlib.sha256()
-    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+    for name, tensor in model.named_parameters():
         flat = tensor.detach().flatten()
         sample = flat[:: max(1, flat.numel() // _SAMPLED_VALUES)].to("cpu", torch.float32)
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
@@ -137,7 +137,7 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 _SAMPLED_VALUES = 1024
-"""Of a tensor, at least, if it has so many."""
+"""Of a parameter, at least, if it has so many."""
 
 
 def _locate(spec: ModelSpec, progress: Progress | None) -> tuple[str, str | None]:
